@@ -1,0 +1,69 @@
+# Needs Python 3.11 or newer, a C++ compiler, make and perl; everything else is installed into .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := hw golden rtl_gen tb fpga training gradsieve
+CHECKED := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,$(PACKAGES))))))
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: setup
+setup: $(STAMP) ## Create .venv and install the pinned requirements
+
+$(STAMP): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11; name a newer one: make setup PYTHON=python3.12" >&2; exit 1; }
+	@for tool in perl make; do command -v $$tool > /dev/null || \
+	  { echo "error: $$tool is not installed" >&2; exit 1; }; done
+	@command -v c++ > /dev/null || command -v g++ > /dev/null || command -v clang++ > /dev/null || \
+	  { echo "error: no C++ compiler is installed (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install)" >&2; exit 1; }
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing pinned requirements (2-5 minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "installing gradsieve"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.PHONY: demo
+demo: setup ## Run the guided demonstration
+	@$(BIN)/gradsieve demo
+
+.PHONY: test
+test: lint ## Lint, check types and run the test suite
+	$(BIN)/python -m pytest -n $(WORKERS) -q
+
+.PHONY: test-heavy
+test-heavy: setup ## Run the long suites
+	$(BIN)/python -m pytest -n $(WORKERS) -q -m heavy
+
+.PHONY: lint
+lint: setup ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CHECKED)
+
+.PHONY: lint-verilog
+lint-verilog: setup ## Lint the generated Verilog of every preset
+	$(BIN)/python -m rtl_gen.lint
+
+.PHONY: format
+format: setup ## Rewrite the sources in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: bench
+bench: setup ## Measure the engine against the dense baseline
+	@$(BIN)/gradsieve bench
+
+.PHONY: clean
+clean: ## Remove build products and caches, but not .venv
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Devices: one host driver over interchangeable transports."""

@@ -1,0 +1,39 @@
+"""What the host driver needs of a way to an engine: registers and packets."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from fpga.packets import Bytes
+
+
+class DeviceError(RuntimeError):
+    """The engine, or the way to it, did not do what it must; the message says what and what helps."""
+
+
+class Transport(ABC):
+    """Registers and packets of one engine.  Every method raises DeviceError when the engine does not answer."""
+
+    @abstractmethod
+    def write_register(self, address: int, value: int) -> None:
+        """Write 32 bits to a byte address."""
+
+    @abstractmethod
+    def read_register(self, address: int) -> int:
+        """Read 32 bits from a byte address."""
+
+    @abstractmethod
+    def send(self, packet: Bytes) -> None:
+        """Send one packet, to its end."""
+
+    @abstractmethod
+    def receive(self, size: int) -> Bytes:
+        """Take one packet of at most `size` bytes."""
+
+    @abstractmethod
+    def exchange(self, packet: Bytes, size: int) -> Bytes:
+        """Send one packet and take one of at most `size` bytes, both at once."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give the way up; nothing may be called afterwards."""

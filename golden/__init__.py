@@ -1,0 +1,1 @@
+"""The arithmetic contract in PyTorch, bit-exact, and the float reference: the oracle of every testbench."""

@@ -1,0 +1,160 @@
+"""The contract of section 3 of the design: one backward run of the engine, to the last bit."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import torch
+from torch import Tensor
+
+from golden.arithmetic import exact_matmul, limit, requantize, xorshift32_states
+from golden.gate_gradient import derivative_factors, gate_gradients
+from golden.sieve import sift, tile_scores, visiting_order
+from golden.types import Gradients, Masks, Saturations, Sieve, SieveMode, Tape, Weights
+from golden.validation import check_inputs, column_tiles
+from hw.config import EngineConfig
+
+__all__ = ["backward", "check_inputs", "row_scores"]
+
+
+def backward(
+    config: EngineConfig,
+    weights: Weights,
+    tape: Tape,
+    sieve: Sieve | None = None,
+    masks: Masks | None = None,
+) -> Gradients:
+    """What an engine of this config computes: every field of `Gradients`, bit-exact.
+
+    Shapes and formats are those of `golden.types`, any integer dtype; all results are int64 (`rows_kept` bool) on the
+    CPU.  No sieve is the dense one, no masks keep everything.  Raises ValueError for whatever `check_inputs` refuses,
+    before any work.
+    """
+    sieve = sieve if sieve is not None else Sieve()
+    masks = masks if masks is not None else Masks()
+    check_inputs(config, weights, tape, sieve, masks)
+    run = _Run(config, weights, tape, masks)
+    run.steps(sieve)
+    return run.results()
+
+
+def row_scores(config: EngineConfig, weights: Weights, tape: Tape, masks: Masks | None = None) -> Tensor:
+    """The scores that the sieve would see in a dense run, (T, batch_tiles, 4H) int64: to choose tau from.
+
+    Raises ValueError for whatever `check_inputs` refuses.
+    """
+    masks = masks if masks is not None else Masks()
+    check_inputs(config, weights, tape, None, masks)
+    run = _Run(config, weights, tape, masks)
+    run.steps(Sieve())
+    return torch.stack([tile_scores(dz, config.C) for dz in run.dz])
+
+
+class _Run:
+    """The state of one run: the recurrence goes step by step, all that hangs off it is computed at the end."""
+
+    def __init__(self, config: EngineConfig, weights: Weights, tape: Tape, masks: Masks) -> None:
+        self.config = config
+        self.formats = config.formats
+        self.tape = Tape(**{f.name: _plain(getattr(tape, f.name)) for f in fields(Tape)})
+        self.H, self.I, self.B, self.T = tape.sizes
+        self.x_tiles, self.h_tiles = column_tiles(config, self.H, self.I)
+        tiles = self.x_tiles + self.h_tiles
+        everything = (torch.ones(4 * self.H, tiles, dtype=torch.bool), torch.ones(self.T, tiles, dtype=torch.bool))
+        self.block = everything[0] if masks.block is None else masks.block.cpu()
+        self.column = everything[1] if masks.column is None else masks.column.cpu()
+        self.block_x, self.block_h = self.by_column(self.block)
+        self.column_x, self.column_h = self.by_column(self.column)
+        self.w_ih = _plain(weights.w_ih) * self.block_x
+        self.w_hh = _plain(weights.w_hh) * self.block_h
+
+    def by_column(self, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """A mask by tiles (..., tiles) to masks by columns, (..., I) and (..., H)."""
+        x, h = mask.split([self.x_tiles, self.h_tiles], dim=1)
+        r = self.config.R
+        return x.repeat_interleave(r, dim=1)[:, : self.I], h.repeat_interleave(r, dim=1)[:, : self.H]
+
+    def random_words(self, sieve: Sieve) -> Tensor | None:
+        """The random words by step, batch tile and gate row; none are drawn outside stochastic mode."""
+        self.random = sieve.random
+        if sieve.mode != SieveMode.STOCHASTIC:
+            return None
+        shape = (self.T, -(-self.B // self.config.C), 4 * self.H)
+        states = xorshift32_states(sieve.random, shape[0] * shape[1] * shape[2])
+        self.random = int(states[-1])
+        return visiting_order(states.reshape(shape), self.H).flip(0)
+
+    def steps(self, sieve: Sieve) -> None:
+        """Run the recurrence and the sieve from the last step to the first."""
+        f = self.formats
+        words = self.random_words(sieve)
+        factors = derivative_factors(f, self.tape)
+        empty = torch.empty(0, dtype=torch.int64)
+        self.dz, self.rows, self.elements = ([empty] * self.T for _ in range(3))
+        self.gate_saturations = self.sieve_saturations = self.error_saturations = 0
+        self.factor_saturations = factors.saturations
+        dh_rec, dc = self.tape.dh, self.tape.dc
+        for t in reversed(range(self.T)):
+            dz, dc, count = gate_gradients(f, self.tape, factors, t, dh_rec, dc)
+            self.gate_saturations += count
+            sieved = sift(dz, sieve, self.config.C, f.gradient, None if words is None else words[t])
+            self.sieve_saturations += sieved.saturations
+            self.dz[t], self.rows[t], self.elements[t] = sieved.dz, sieved.rows, sieved.elements
+            dh_rec = self.error(sieved.dz, self.w_hh, self.column_h[t])
+        self.dh0, self.dc0 = dh_rec, dc
+
+    def error(self, dz: Tensor, w: Tensor, kept: Tensor) -> Tensor:
+        """dx or dh_rec: the exact sums of W^T dz', requantized once; `dz` (N, 4H), `kept` broadcasts over the sums."""
+        f = self.formats
+        total = exact_matmul(dz, w, limit(f.gradient), limit(f.weight)) * kept
+        out, count = requantize(total, f.gradient.fraction + f.weight.fraction, f.gradient)
+        self.error_saturations += count
+        return out
+
+    def weight_gradient(self, dz: Tensor, columns: Tensor, kept: Tensor, block: Tensor) -> Tensor:
+        """dW of the columns of x or h: `dz` (T*B, 4H), `columns` (T, B, n), `kept` (T, n), `block` (4H, n)."""
+        f = self.formats
+        stationary = (columns * kept[:, None, :]).flatten(0, 1)
+        return exact_matmul(dz.T, stationary, limit(f.gradient), limit(f.input)) * block
+
+    def work(self) -> tuple[int, int]:
+        """Indices streamed and useful multiply-accumulates."""
+        r, c = self.config.R, self.config.C
+        rows = torch.stack(self.rows).long()
+        tiles = torch.arange(rows.shape[1])
+        lanes = (self.B - tiles * c).clamp(max=c)
+        # Columns of x and of h are padded apart: the last tile of each may be narrower than R.
+        widths = torch.cat([(n - torch.arange(0, n, r)).clamp(max=r) for n in (self.I, self.H)])
+        block, column = self.block.long(), self.column.long()
+        indices = int((rows.sum(dim=1) @ block * column).sum())
+        macs = int(((rows * lanes[:, None]).sum(dim=1) @ block * column * widths).sum())
+        return 2 * indices, 2 * macs
+
+    def results(self) -> Gradients:
+        """All that does not feed back into the recurrence, and the bookkeeping."""
+        dz = torch.cat(self.dz)
+        dx = self.error(dz, self.w_ih, self.column_x.repeat_interleave(self.B, dim=0))
+        indices, macs = self.work()
+        return Gradients(
+            dx=dx.unflatten(0, (self.T, self.B)),
+            dh0=self.dh0,
+            dc0=self.dc0,
+            dw_ih=self.weight_gradient(dz, self.tape.x, self.column_x, self.block_x),
+            dw_hh=self.weight_gradient(dz, self.tape.h_prev, self.column_h, self.block_h),
+            db=dz.sum(dim=0),
+            rows_kept=torch.stack(self.rows),
+            elements_kept=torch.stack(self.elements),
+            indices=indices,
+            macs=macs,
+            random=self.random,
+            saturations=Saturations(
+                gate=self.gate_saturations,
+                factor=self.factor_saturations,
+                sieve=self.sieve_saturations,
+                error=self.error_saturations,
+            ),
+        )
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    return tensor.detach().to(device="cpu", dtype=torch.int64)

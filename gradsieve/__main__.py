@@ -1,0 +1,7 @@
+"""`python -m gradsieve` is the same as `gradsieve`."""
+
+import sys
+
+from gradsieve.cli import main
+
+sys.exit(main())

@@ -1,0 +1,77 @@
+"""The application: registers the verbs and turns errors into one line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import typer
+from rich.markup import escape
+
+from gradsieve.options import error_status, errors
+
+VERBS = ("generate",)
+"""Each is a module of this package whose function `command` is the verb; it imports what is slow only when it runs."""
+
+HELP = """
+Generate, verify and measure a sparse-gradient LSTM backward engine.
+
+The backward pass of an LSTM multiplies gate gradients, most of which are near zero. gradsieve generates a
+systolic engine, as portable Verilog, that does only the work that survives a sieve.
+
+An engine is described by a config: a TOML file, or one of the presets **tiny**, **edge**, **default** and **ptb**.
+
+*Start here:*  gradsieve generate --preset tiny -o build/tiny
+"""
+
+
+def application() -> typer.Typer:
+    """The typer application with every verb."""
+    app = typer.Typer(
+        name="gradsieve",
+        help=HELP,
+        no_args_is_help=True,
+        rich_markup_mode="markdown",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+
+    @app.callback()
+    def root() -> None:
+        """A callback makes typer keep the verb's name while there is only one."""
+
+    root.__doc__ = None
+    for verb in VERBS:
+        app.command(verb)(import_module(f"gradsieve.{verb}").command)
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status: 0, 1 if the verb failed, 2 if it was called wrongly.
+
+    `arguments` are those of the process by default.  Errors that the user can act on end as one line on the standard
+    error stream; anything else is a defect and keeps its traceback.
+    """
+    try:
+        result = application()(args=None if arguments is None else list(arguments), standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (typer.Abort, KeyboardInterrupt):
+        errors().print("interrupted")
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `gradsieve ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        status = error_status(error)
+        if status is None:
+            raise
+        message = str(error)
+        if isinstance(error, typer.TyperException):
+            message = error.format_message()
+            if not message:  # the help was asked for by giving no verb, and has been shown
+                return status
+            message = f"{message.removesuffix('.')} (gradsieve --help shows what there is)"
+        errors().print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
+        return status

@@ -1,0 +1,94 @@
+"""What the verbs share: the choice of a config, machine-readable results, consoles, and the errors that end a verb."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from hw.config import EngineConfig
+
+ConfigArgument = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG.toml", help="Config file of the engine.", show_default=False)
+]
+PresetOption = Annotated[
+    str | None,
+    typer.Option("--preset", "-p", metavar="NAME", help="Take a preset instead: tiny, edge, default or ptb."),
+]
+JsonOption = Annotated[
+    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to FILE, as JSON.")
+]
+
+
+class UsageError(Exception):
+    """The command line asks for something that makes no sense; the message says what would."""
+
+
+class CommandError(Exception):
+    """A verb cannot do what it was asked to; the message says why."""
+
+
+def error_status(error: Exception) -> int | None:
+    """The exit status of an error that the user can act on; None if the error is a defect of the program."""
+    from hw.config import ConfigError
+    from rtl_gen.generate import GenerateError
+    from rtl_gen.verilator import ToolError
+
+    if isinstance(error, UsageError | ConfigError):
+        return 2
+    if isinstance(error, CommandError | GenerateError | ToolError):
+        return 1
+    if isinstance(error, typer.TyperException):
+        return error.exit_code
+    return None
+
+
+def console() -> Console:
+    """The console of results: plain text if it is no terminal."""
+    return Console(file=sys.stdout)
+
+
+def errors() -> Console:
+    """The console of errors and progress."""
+    return Console(file=sys.stderr)
+
+
+def resolve_config(path: Path | None, preset: str | None) -> EngineConfig:
+    """The config of the file or preset.  Raises UsageError unless just one is given, ConfigError if it is bad."""
+    from hw import config
+
+    if path is not None and preset is not None:
+        raise UsageError(f"{path} and --preset {preset} are both given: give one of them")
+    if path is not None:
+        return config.load(path)
+    if preset is not None:
+        return config.preset(preset)
+    raise UsageError(f"there is no config: give a CONFIG.toml, or --preset with one of {', '.join(config.PRESETS)}")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` to `path` as JSON, whole or not at all.  Raises CommandError if that fails."""
+    from rtl_gen.files import write_text
+
+    try:
+        write_text(path, json.dumps(value, indent=2) + "\n")
+    except OSError as error:
+        raise CommandError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+@contextmanager
+def stages(doing: str) -> Iterator[Callable[[str], None]]:
+    """A function to be called with the name of each stage: a spinner on a terminal, a line a stage elsewhere."""
+    screen = errors()
+    if not screen.is_terminal:
+        yield lambda stage: screen.print(f"{doing}: {stage}", highlight=False, markup=False, soft_wrap=True)
+        return
+    with screen.status(doing) as status:
+        yield lambda stage: status.update(f"{doing}: {stage}")

@@ -1,0 +1,135 @@
+"""Array sequencer: the order in which tiles reach the array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from hw.compactor import job_layout
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.memory import StreamMemory, bits_for, write_layout
+from hw.run import is_last, run_layout
+
+
+class ArraySequencer(wiring.Component):
+    """Jobs for the compactor, one a cycle: for each batch tile dh_rec first, then dx, then dW of x and of h.
+
+    dh_rec comes first because the next step's gate gradients wait for it; dx and dW cover them.  `steps` brings one
+    token a batch tile whose rows are in the gate gradient store (1: it kept some row); `inputs_done` one pulse a batch
+    tile whose x and h are in the input store.  Gradient jobs that can have no index (no row or column kept) are left
+    out, except the last of a batch tile, which ends it.  `waiting` is high while the next token is missing.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.column_bits = config.max_T * config.tiles
+        super().__init__(
+            {
+                "run": In(run_layout(config)),
+                "start": In(1),
+                "column_bitmap_write": In(Flow(write_layout(1, self.column_bits))),
+                "steps": In(stream.Signature(1)),
+                "inputs_done": In(1),
+                "jobs": Out(stream.Signature(job_layout(config))),
+                "waiting": Out(1),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, run = self.config, self.run
+        m.submodules.column_bitmap = columns = StreamMemory(1, self.column_bits)
+        wiring.connect(m, wiring.flipped(self.column_bitmap_write), columns.write)
+        meta_layout = data.StructLayout({"job": job_layout(c), "any_row": 1})
+        m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
+        meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
+
+        step, batch_tile = Signal(range(c.max_T)), Signal(range(c.batch_tiles))
+        tile, first_column = Signal(range(c.tiles)), Signal(bits_for(max(c.max_I, c.max_H) + c.R))
+        slot, any_row, last_tile = Signal(), Signal(), Signal()
+        inputs_ready, inputs_taken = Signal(2), Signal()
+        issue, end_x, end_h, offer = Signal(), Signal(), Signal(), Signal()
+        gradient, hidden = Signal(), Signal()
+        m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
+        job = meta_in.job
+        m.d.comb += [
+            last_tile.eq(is_last(batch_tile, run.batch_tiles)),
+            end_x.eq(is_last(tile, run.x_tiles)),
+            end_h.eq(is_last(tile, run.h_tiles)),
+            issue.eq(offer & columns.request.ready & meta_fifo.w_rdy),
+            columns.request.valid.eq(issue),
+            columns.request.payload.eq(step * c.tiles + job.tile),
+            meta_fifo.w_en.eq(issue),
+            meta_fifo.w_data.eq(meta_in),
+            job.gradient.eq(gradient),
+            job.hidden.eq(hidden),
+            job.slot.eq(slot),
+            job.tile.eq(Mux(hidden, c.x_tiles, 0) + tile),
+            job.first_column.eq(first_column),
+            job.lanes.eq(Mux(last_tile, run.last_lanes, c.C)),
+            job.batch_tile.eq(batch_tile),
+            job.ends_hidden.eq(~gradient & hidden & end_h),
+            job.ends_step.eq(gradient & hidden & end_h),
+            meta_in.any_row.eq(any_row),
+        ]
+        with m.If(hidden):
+            m.d.comb += job.columns.eq(Mux(end_h, run.last_h_columns, c.R))
+        with m.Else():
+            m.d.comb += job.columns.eq(Mux(end_x, run.last_x_columns, c.R))
+
+        def tiles(state: str, is_gradient: bool, is_hidden: bool, after: str) -> None:
+            with m.State(state):
+                m.d.comb += [offer.eq(1), gradient.eq(is_gradient), hidden.eq(is_hidden)]
+                with m.If(issue):
+                    m.d.sync += [tile.eq(tile + 1), first_column.eq(first_column + c.R)]
+                    with m.If(end_h if is_hidden else end_x):
+                        m.d.sync += [tile.eq(0), first_column.eq(0)]
+                        m.next = after
+
+        with m.FSM():
+            with m.State("IDLE"):  # no run
+                with m.If(self.start):
+                    m.d.sync += [step.eq(run.T - 1), batch_tile.eq(0), slot.eq(0), tile.eq(0), first_column.eq(0)]
+                    m.next = "WAIT_ROWS"
+            with m.State("WAIT_ROWS"):  # for the rows of the next batch tile
+                m.d.comb += [self.steps.ready.eq(1), self.waiting.eq(~self.steps.valid)]
+                with m.If(self.steps.valid):
+                    m.d.sync += any_row.eq(self.steps.payload)
+                    m.next = "ERROR_HIDDEN"
+            tiles("ERROR_HIDDEN", False, True, "ERROR_INPUT")  # dh_rec
+            tiles("ERROR_INPUT", False, False, "WAIT_INPUTS")  # dx
+            with m.State("WAIT_INPUTS"):  # for x and h of this batch tile
+                with m.If(inputs_ready != 0):
+                    m.d.comb += inputs_taken.eq(1)
+                    m.next = "GRADIENT_INPUT"
+            tiles("GRADIENT_INPUT", True, False, "GRADIENT_HIDDEN")  # dW_ih
+            tiles("GRADIENT_HIDDEN", True, True, "NEXT")  # dW_hh
+            with m.State("NEXT"):  # on to the next batch tile or step
+                m.d.sync += [slot.eq(~slot), batch_tile.eq(Mux(last_tile, 0, batch_tile + 1))]
+                m.next = "WAIT_ROWS"
+                with m.If(last_tile):
+                    m.d.sync += step.eq(step - 1)
+                    with m.If(step == 0):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "IDLE"
+
+        kept, skip, fenced = Signal(), Signal(), Signal()
+        with m.If(self.jobs.valid & self.jobs.ready):
+            m.d.sync += fenced.eq(meta.job.gradient)
+        m.d.comb += [
+            kept.eq(columns.word.payload | ~run.column_mask),
+            skip.eq(meta.job.gradient & ~meta.job.ends_step & (~kept | ~meta.any_row)),
+            self.jobs.valid.eq(meta_fifo.r_rdy & columns.word.valid & ~skip),
+            self.jobs.payload.eq(meta.job),
+            self.jobs.payload.kept.eq(kept),
+            self.jobs.payload.fence.eq(meta.job.gradient & ~fenced),
+            meta_fifo.r_en.eq(columns.word.valid & (self.jobs.ready | skip)),
+            columns.word.ready.eq(meta_fifo.r_rdy & (self.jobs.ready | skip)),
+        ]
+        return m

@@ -1,0 +1,89 @@
+"""Drain: finished error sums become dh_rec in the state store and dx for the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from hw.compactor import job_layout
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.memory import bits_for, write_layout
+from hw.requantizer import Requantizer, requantized_layout
+
+
+class Drain(wiring.Component):
+    """Requantizes the rows of each error tile and sends them where they belong, one row of C lanes a cycle.
+
+    `ready` means: a tile may end now, and its R rows have room.  `jobs` announces each tile that ends, `sums` brings
+    its rows.  Rows of h go to `hidden_write` at batch_tile * max_H + column, rows of x to `dx`; rows beyond the tile's
+    columns are dropped.  `hidden_done` pulses when the last row of h of a batch tile is written.  A full `dx` stream
+    only ever delays `ready`.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
+        self.tiles = 2 + -(-(config.C + 12) // config.R)
+        gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
+        super().__init__(
+            {
+                "ready": Out(1),
+                "jobs": In(Flow(job_layout(config))),
+                "sums": In(Flow(data.ArrayLayout(signed(config.error_sum_width), config.C))),
+                "hidden_write": Out(Flow(write_layout(gradients, config.batch_tiles * config.max_H))),
+                "hidden_done": Out(1),
+                "dx": Out(stream.Signature(gradients)),
+                "saturated": Out(Flow(bits_for(config.C))),
+                "idle": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c = self.config
+        depth = self.tiles * c.R
+        m.submodules.requantizer = requantizer = Requantizer(c)
+        wiring.connect(m, wiring.flipped(self.sums), requantizer.sums)
+        row_layout = requantized_layout(c)
+        m.submodules.rows = rows = SyncFIFOBuffered(width=row_layout.size, depth=depth)
+        m.submodules.jobs = jobs = SyncFIFOBuffered(width=job_layout(c).size, depth=self.tiles)
+        m.d.comb += [
+            rows.w_data.eq(requantizer.gradients.payload),
+            rows.w_en.eq(requantizer.gradients.valid),
+            jobs.w_data.eq(self.jobs.payload),
+            jobs.w_en.eq(self.jobs.valid),
+        ]
+        job, row = data.View(job_layout(c), jobs.r_data), data.View(row_layout, rows.r_data)
+        tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
+        exists, take, last = Signal(), Signal(), Signal()
+        # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
+        m.d.comb += self.ready.eq((tiles_open != self.tiles) & (spacing == 0))
+        with m.If(self.jobs.valid):
+            m.d.sync += spacing.eq(c.R - 1)
+        with m.Elif(spacing != 0):
+            m.d.sync += spacing.eq(spacing - 1)
+        m.d.comb += [
+            exists.eq(index < job.columns),
+            self.dx.valid.eq(rows.r_rdy & jobs.r_rdy & ~job.hidden & exists),
+            self.dx.payload.eq(row.lanes),
+            take.eq(rows.r_rdy & jobs.r_rdy & (job.hidden | ~exists | self.dx.ready)),
+            last.eq(index == c.R - 1),
+            rows.r_en.eq(take),
+            jobs.r_en.eq(take & last),
+            self.hidden_write.valid.eq(take & job.hidden & exists),
+            self.hidden_write.payload.address.eq(job.batch_tile * c.max_H + job.first_column + index),
+            self.hidden_write.payload.word.eq(row.lanes),
+            self.hidden_done.eq(take & last & job.ends_hidden),
+            self.saturated.valid.eq(take & exists),
+            self.saturated.payload.eq(sum((row.saturated[n] for n in range(1, c.C)), start=row.saturated[0])),
+            self.idle.eq(tiles_open == 0),
+        ]
+        with m.If(take):
+            m.d.sync += index.eq(Mux(last, 0, index + 1))
+        m.d.sync += tiles_open.eq(tiles_open + self.jobs.valid - (take & last))
+        return m

@@ -1,0 +1,107 @@
+"""Fixed-point number formats of the engine (design, section 3)."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
+
+OPERAND_WIDTH = (4, 18)
+"""Accepted widths of a multiplier operand, in bits: 18 is the widest hard multiplier of the targets."""
+
+
+class FixedPoint(BaseModel):
+    """A signed two's complement fixed-point format, written `width.fraction` (for example `16.13`).
+
+    The integer n stands for the real number n / 2**fraction.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = Field(ge=2, le=64)
+    fraction: int = Field(ge=0, le=63)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", value)
+            if match is None:
+                raise ValueError(f"format {value!r} is not accepted: write 'width.fraction', such as '16.13'")
+            return {"width": int(match[1]), "fraction": int(match[2])}
+        if isinstance(value, float):
+            raise ValueError(f"format {value!r} is not accepted: quote it, as in '16.13'")
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> FixedPoint:
+        if self.fraction >= self.width:
+            raise ValueError(f"format {self} is not accepted: the fraction must be smaller than the width")
+        return self
+
+    @model_serializer
+    def _text(self) -> str:
+        return str(self)
+
+    def __str__(self) -> str:
+        return f"{self.width}.{self.fraction}"
+
+    @property
+    def minimum(self) -> int:
+        """The smallest integer that the format holds."""
+        return -(1 << (self.width - 1))
+
+    @property
+    def maximum(self) -> int:
+        """The largest integer that the format holds."""
+        return (1 << (self.width - 1)) - 1
+
+    @property
+    def scale(self) -> int:
+        """The integer that stands for 1.0."""
+        return 1 << self.fraction
+
+
+class Formats(BaseModel):
+    """The number formats of one engine; the defaults are those of the design's table."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weight: FixedPoint = FixedPoint(width=16, fraction=13)
+    """W."""
+    activation: FixedPoint = FixedPoint(width=16, fraction=15)
+    """i, f, g, o, tanh c and every derivative factor."""
+    cell: FixedPoint = FixedPoint(width=16, fraction=11)
+    """c."""
+    input: FixedPoint = FixedPoint(width=16, fraction=13)
+    """x and h, the columns of xh."""
+    gradient: FixedPoint = FixedPoint(width=16, fraction=12)
+    """dy, dh, dc, dz, dx and every elementwise product."""
+    weight_grad_width: int = Field(default=48, ge=16, le=64)
+    """Width of the exact sums dW and db, in bits; their fractions follow from the other formats."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Formats:
+        low, high = OPERAND_WIDTH
+        for name in ("weight", "activation", "cell", "input", "gradient"):
+            width = getattr(self, name).width
+            if not low <= width <= high:
+                raise ValueError(f"formats.{name} = {width} bits is not accepted: {low} to {high} bits are")
+        return self
+
+    @property
+    def weight_grad(self) -> FixedPoint:
+        """Format of dW: the fraction of the exact product of an input and a gradient."""
+        return FixedPoint(width=self.weight_grad_width, fraction=self.input.fraction + self.gradient.fraction)
+
+    @property
+    def bias_grad(self) -> FixedPoint:
+        """Format of db: a sum of gradients."""
+        return FixedPoint(width=self.weight_grad_width, fraction=self.gradient.fraction)
+
+    @property
+    def element_bits(self) -> int:
+        """Bits in which a stream carries one operand: the power of two that holds the widest of them."""
+        widest = max(getattr(self, n).width for n in ("weight", "activation", "cell", "input", "gradient"))
+        return 8 if widest <= 8 else 16 if widest <= 16 else 32

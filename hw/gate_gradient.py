@@ -1,0 +1,295 @@
+"""Gate gradient unit: the elementwise arithmetic of the LSTM backward step, on shared multipliers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.arithmetic import requantize, saturate
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.formats import FixedPoint
+from hw.memory import bits_for
+from hw.multiplier import Multiplier
+
+OPERATIONS_PER_UNIT = 16
+"""Products of one hidden unit and lane; four classes of four that share a multiplier's operand widths."""
+
+
+def gate_input_layout(config: EngineConfig) -> data.StructLayout:
+    """C lanes of one hidden unit's tape and incoming gradients, and which lanes hold a sample."""
+    f = config.formats
+
+    def lanes(fmt: FixedPoint) -> data.ArrayLayout:
+        return data.ArrayLayout(signed(fmt.width), config.C)
+
+    activations = {name: lanes(f.activation) for name in ("i", "f", "g", "o", "tanh_c")}
+    gradients = {name: lanes(f.gradient) for name in ("dy", "dh", "dc")}
+    return data.StructLayout({**activations, "c_prev": lanes(f.cell), **gradients, "lane_valid": config.C})
+
+
+def gate_rows_layout(config: EngineConfig) -> data.ArrayLayout:
+    """`gate_rows_per_cycle` consecutive gate rows of C gradients."""
+    row = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
+    return data.ArrayLayout(row, config.gate_rows_per_cycle)
+
+
+def saturation_layout(config: EngineConfig) -> data.StructLayout:
+    """How many values of one cycle saturated, in gradient-format and in activation-format results."""
+    most = (OPERATIONS_PER_UNIT + len(_SUMS)) * config.C
+    return data.StructLayout({"gate": bits_for(most), "factor": bits_for(most)})
+
+
+@dataclass(frozen=True)
+class _Product:
+    """[minuend +- a*b] to a format: issued in macro-stage `stage`."""
+
+    name: str
+    a: str
+    b: str
+    target: str
+    minus_from: str | None = None  # None: the product itself; "one" or an operand: that minus the product
+
+
+# Each class is one group of multipliers; the order is the order of issue within a macro-stage.
+_SQUARES = (
+    _Product("q_o", "o", "o", "activation", "o"),
+    _Product("q_i", "i", "i", "activation", "i"),
+    _Product("q_f", "f", "f", "activation", "f"),
+    _Product("q_g", "g", "g", "activation", "one"),
+)
+_HIDDEN = (
+    _Product("s", "tanh_c", "tanh_c", "activation", "one"),
+    _Product("e", "dh_sum", "o", "gradient"),
+    _Product("ho", "dh_sum", "tanh_c", "gradient"),
+    _Product("es", "e", "s", "gradient"),
+)
+_CELL = (
+    _Product("ig", "dct", "g", "gradient"),
+    _Product("fc", "dct", "c_prev", "gradient"),
+    _Product("gi", "dct", "i", "gradient"),
+    _Product("dc_out", "dct", "f", "gradient"),
+)
+_GATES = (
+    _Product("dz_i", "ig", "q_i", "gradient"),
+    _Product("dz_f", "fc", "q_f", "gradient"),
+    _Product("dz_g", "gi", "q_g", "gradient"),
+    _Product("dz_o", "ho", "q_o", "gradient"),
+)
+_CLASSES = {"squares": _SQUARES, "hidden": _HIDDEN, "cell": _CELL, "gates": _GATES}
+# Saturating sums of two values of one format.
+_SUMS = {"dh_sum": ("dy", "dh"), "dct": ("dc", "es")}
+
+
+class GateGradientUnit(wiring.Component):
+    """dz of the four gates and the new dc, from the tape and the incoming gradients (design, section 3).
+
+    A pipeline of macro-stages of `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product
+    of a class in each cycle of a macro-stage, and values move on when the macro-stage ends.  `inputs` takes one hidden
+    unit a period; `rows` gives its gate rows i, f, g, o in order, `gate_rows_per_cycle` a cycle, from `latency` cycles
+    later; `cells` its dc, once, with the first of them.  Backpressure on `rows` holds the whole pipeline.
+    `saturated` counts what left its format in lanes that hold a sample.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.period = 4 // config.gate_rows_per_cycle
+        self._schedule()
+        super().__init__(
+            {
+                "inputs": In(stream.Signature(gate_input_layout(config))),
+                "rows": Out(stream.Signature(gate_rows_layout(config))),
+                "cells": Out(Flow(data.ArrayLayout(signed(config.formats.gradient.width), config.C))),
+                "saturated": Out(Flow(saturation_layout(config))),
+            }
+        )
+
+    def _schedule(self) -> None:
+        """Earliest macro-stage of every value: `self.ready[name]`, and of every product's issue: `self.issue[name]`."""
+        ready = dict.fromkeys(("i", "f", "g", "o", "tanh_c", "c_prev", "dy", "dh", "dc"), 0)
+        issue: dict[str, int] = {}
+        pending = {p.name: (p, n % self.period) for ops in _CLASSES.values() for n, p in enumerate(ops)}
+        sums = dict(_SUMS)
+        while pending or sums:
+            for name, (left, right) in list(sums.items()):
+                if left in ready and right in ready:
+                    ready[name] = max(ready[left], ready[right]) + 1
+                    del sums[name]
+            for name, (p, slot) in list(pending.items()):
+                if p.a in ready and p.b in ready:
+                    issue[name] = max(ready[p.a], ready[p.b])
+                    # multiplier registers, then the landing register, must be full when a macro-stage ends
+                    ready[name] = issue[name] + -(-(slot + Multiplier.latency + 2) // self.period)
+                    del pending[name]
+        self.issue, self.ready = issue, ready
+        self.out_stage = max(ready[n] for n in ("dz_i", "dz_f", "dz_g", "dz_o", "dc_out"))
+
+    @property
+    def latency(self) -> int:
+        """Cycles from an accepted input to its first gate rows, without backpressure."""
+        return 1 + self.out_stage * self.period
+
+    def _format(self, name: str) -> FixedPoint:
+        f = self.config.formats
+        activations = ("i", "f", "g", "o", "tanh_c", "s", "q_i", "q_f", "q_g", "q_o")
+        return f.activation if name in activations else f.cell if name == "c_prev" else f.gradient
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, period, lanes = self.config, self.period, self.config.C
+        advance, boundary, phase = Signal(), Signal(), Signal(range(max(period, 2)))
+        m.d.comb += [
+            advance.eq(~self.rows.valid | self.rows.ready),
+            boundary.eq(advance & (phase == period - 1)),
+            self.inputs.ready.eq(boundary),
+        ]
+        with m.If(advance):
+            m.d.sync += phase.eq(Mux(phase == period - 1, 0, phase + 1))
+
+        # values[name][lane][stage]: signals, grown by a register a macro-stage on demand
+        values: dict[tuple[str, int], list[Value]] = {}
+
+        def at(name: str, lane: int, stage: int) -> Value:
+            chain = values[name, lane]
+            while len(chain) <= stage - self.ready[name]:
+                signal = Signal(
+                    chain[-1].shape(), name=f"{name}_{lane}_stage{self.ready[name] + len(chain)}", reset_less=True
+                )
+                with m.If(boundary):
+                    m.d.sync += signal.eq(chain[-1])
+                chain.append(signal)
+            return chain[stage - self.ready[name]]
+
+        valid = [Signal(name=f"valid_stage{s}") for s in range(self.out_stage + 1)]
+        with m.If(boundary):
+            m.d.sync += valid[0].eq(self.inputs.valid)
+            m.d.sync += [valid[s + 1].eq(valid[s]) for s in range(self.out_stage)]
+        self.ready["lane_valid"] = 0
+        for lane in range(lanes):
+            for name in ("i", "f", "g", "o", "tanh_c", "c_prev", "dy", "dh", "dc"):
+                signal = Signal(signed(self._format(name).width), name=f"{name}_{lane}_stage0", reset_less=True)
+                with m.If(boundary):
+                    m.d.sync += signal.eq(self.inputs.payload[name][lane])
+                values[name, lane] = [signal]
+            lane_valid = Signal(name=f"lane_valid_{lane}_stage0", reset_less=True)
+            with m.If(boundary):
+                m.d.sync += lane_valid.eq(self.inputs.payload.lane_valid[lane])
+            values["lane_valid", lane] = [lane_valid]
+
+        flags: dict[tuple[str, int], Value] = {}
+        # sums first, then products, each once its operands exist: in order of readiness
+        order = sorted((*_SUMS, *self.issue), key=lambda n: self.ready[n])
+        created: set[str] = set()
+        for name in order:
+            if name in _SUMS:
+                self._add(m, name, at, values, flags, boundary)
+            else:
+                (group,) = [g for g in _CLASSES if any(p.name == name for p in _CLASSES[g])]
+                unit = [p.name for p in _CLASSES[group]].index(name) // period
+                key = f"{group}_{unit}"
+                if key not in created:
+                    created.add(key)
+                    for lane in range(lanes):
+                        for p in _CLASSES[group][unit * period : (unit + 1) * period]:
+                            landed = Signal(signed(self._format(p.name).width), name=f"{p.name}_{lane}_landed")
+                            flag = Signal(name=f"{p.name}_{lane}_saturated_landed")
+                            stage = Signal.like(landed, name=f"{p.name}_{lane}_stage{self.ready[p.name]}")
+                            stage_flag = Signal(name=f"{p.name}_{lane}_saturated")
+                            with m.If(boundary):
+                                m.d.sync += [stage.eq(landed), stage_flag.eq(flag)]
+                            values[p.name, lane] = [stage]
+                            flags[p.name, lane] = stage_flag
+                            values[f"{p.name}.landed", lane] = [landed, flag]
+        # all values are named now, so the multipliers may refer to any of them
+        for group, products in _CLASSES.items():
+            for unit in range(c.gate_rows_per_cycle):
+                shared = products[unit * period : (unit + 1) * period]
+                for lane in range(lanes):
+                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, values, advance, phase)
+
+        out = self.out_stage
+        dz = [[at(f"dz_{g}", lane, out) for lane in range(lanes)] for g in "ifgo"]
+        rate = c.gate_rows_per_cycle
+        for r in range(rate):
+            for lane in range(lanes):
+                choices = [dz[p * rate + r][lane] for p in range(period)]
+                m.d.comb += self.rows.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
+        m.d.comb += [
+            self.rows.valid.eq(valid[out]),
+            self.cells.valid.eq(valid[out] & advance & (phase == 0)),
+        ]
+        m.d.comb += [self.cells.payload[lane].eq(at("dc_out", lane, out)) for lane in range(lanes)]
+        self._count(m, at, flags, valid, advance & (phase == 0))
+        return m
+
+    def _add(self, m: Module, name: str, at: Any, values: Any, flags: Any, boundary: Value) -> None:
+        left, right = _SUMS[name]
+        for lane in range(self.config.C):
+            stage = self.ready[name] - 1
+            total = at(left, lane, stage) + at(right, lane, stage)
+            clipped, overflow = saturate(total, self._format(name).width)
+            result = Signal(signed(self._format(name).width), name=f"{name}_{lane}_stage{self.ready[name]}")
+            flag = Signal(name=f"{name}_{lane}_saturated")
+            with m.If(boundary):
+                m.d.sync += [result.eq(clipped), flag.eq(overflow)]
+            values[name, lane] = [result]
+            flags[name, lane] = flag
+
+    def _multiply(
+        self,
+        m: Module,
+        name: str,
+        products: tuple[_Product, ...],
+        lane: int,
+        at: Any,
+        values: Any,
+        advance: Value,
+        phase: Value,
+    ) -> None:
+        """One multiplier for `products`, one a cycle of the macro-stage, each rounded into its landing register."""
+        a_width = max(self._format(p.a).width for p in products)
+        b_width = max(self._format(p.b).width for p in products)
+        multiplier = Multiplier(a_width, b_width)
+        m.submodules[name] = multiplier
+        m.d.comb += multiplier.enable.eq(advance)
+        for slot, p in enumerate(products):
+            a, b = at(p.a, lane, self.issue[p.name]), at(p.b, lane, self.issue[p.name])
+            with m.If(phase == slot):
+                m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
+            fraction = self._format(p.a).fraction + self._format(p.b).fraction
+            exact: Value = multiplier.p
+            if p.minus_from == "one":
+                exact = (1 << fraction) - exact
+            elif p.minus_from is not None:
+                operand = at(p.minus_from, lane, self.issue[p.name])
+                kept = operand
+                for n in range(Multiplier.latency):
+                    held = Signal.like(operand, name=f"{p.name}_{lane}_minuend_{n}", reset_less=True)
+                    with m.If(advance):
+                        m.d.sync += held.eq(kept)
+                    kept = held
+                exact = (kept << (fraction - self._format(p.minus_from).fraction)) - exact
+            target = self._format(p.name)
+            result, saturated = requantize(m, exact, fraction, target, f"{p.name}_{lane}_result")
+            landed, flag = values[f"{p.name}.landed", lane]
+            with m.If(advance & (phase == (slot + Multiplier.latency) % self.period)):
+                m.d.sync += [landed.eq(result), flag.eq(saturated)]
+
+    def _count(self, m: Module, at: Any, flags: Any, valid: list[Signal], strobe: Value) -> None:
+        """Popcounts of the flags, once a macro-stage, in the stage where their values became ready."""
+        for kind, activation in (("gate", False), ("factor", True)):
+            bits = []
+            for (name, lane), flag in flags.items():
+                if (self._format(name) is self.config.formats.activation) == activation:
+                    stage = self.ready[name]
+                    bits.append(flag & valid[stage] & at("lane_valid", lane, stage))
+            vector = Signal(len(bits), name=f"{kind}_saturated_flags")
+            m.d.sync += vector.eq(Cat(*bits))
+            total = sum((vector[n] for n in range(1, len(bits))), start=vector[0])
+            m.d.sync += self.saturated.payload[kind].eq(total)
+        counted = Signal()
+        m.d.sync += [counted.eq(strobe), self.saturated.valid.eq(counted)]

@@ -1,0 +1,159 @@
+"""Gate sequencer: walks the batch tiles and steps, and feeds the gate gradient unit from tape and state."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.gate_gradient import gate_input_layout
+from hw.memory import bits_for, write_layout
+from hw.run import is_last, run_layout
+from hw.state_store import lanes_layout, state_layout
+
+
+def record_layout(config: EngineConfig) -> data.StructLayout:
+    """One hidden unit of the tape, in stream order."""
+    f = config.formats
+    formats = {"i": f.activation, "f": f.activation, "g": f.activation, "o": f.activation, "tanh_c": f.activation}
+    formats |= {"c_prev": f.cell, "h_prev": f.input, "dy": f.gradient}
+    return data.StructLayout({n: data.ArrayLayout(signed(x.width), config.C) for n, x in formats.items()})
+
+
+class GateSequencer(wiring.Component):
+    """For t descending and batch tiles ascending: H records to the gate gradient unit, then I lane vectors of x.
+
+    A batch tile starts when its slot is free (at most two are in use, `step_done` frees one), its dh_rec is complete
+    (`hidden_done` counts the tiles of the step before) and the row bitmap builder is idle (`tile` is taken).  Units
+    flow at the rate of the slowest of tape, state store and gate gradient unit.  Lanes without a sample are zeroed
+    here, and the seeds too when the run has none.  `inputs_done` pulses when x and h of a batch tile are stored.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        input_lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)
+        self.input_depth = 2 * (config.max_I + config.max_H)
+        self.state_depth = config.batch_tiles * config.max_H
+        super().__init__(
+            {
+                "run": In(run_layout(config)),
+                "start": In(1),
+                "done": Out(1),
+                "step_done": In(1),
+                "hidden_done": In(1),
+                "tile": Out(stream.Signature(1)),
+                "records": In(stream.Signature(record_layout(config))),
+                "x": In(stream.Signature(input_lanes)),
+                "state_request": Out(stream.Signature(range(self.state_depth))),
+                "state": In(stream.Signature(state_layout(config))),
+                "gate_inputs": Out(stream.Signature(gate_input_layout(config))),
+                "cells": In(Flow(lanes_layout(config))),
+                "cell_write": Out(Flow(write_layout(lanes_layout(config), self.state_depth))),
+                "input_write": Out(Flow(write_layout(input_lanes, self.input_depth))),
+                "inputs_done": Out(1),
+                "stall_tape": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, run = self.config, self.run
+        step, batch_tile = Signal(range(c.max_T)), Signal(range(c.batch_tiles))
+        first_step, slot, last_tile = Signal(), Signal(), Signal()
+        slots_used, tiles_open = Signal(2), Signal(bits_for(c.batch_tiles))
+        requested, unit, column = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal(range(c.max_I))
+        cell_unit = Signal(range(c.max_H))
+        tile_base, input_base = Signal(range(self.state_depth)), Signal(range(self.input_depth))
+        lane_valid, lane_count = Signal(c.C), Signal(bits_for(c.C))
+        starting = Signal()
+        m.d.comb += [
+            last_tile.eq(is_last(batch_tile, run.batch_tiles)),
+            lane_count.eq(Mux(last_tile, run.last_lanes, c.C)),
+            lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)])),
+            input_base.eq(Mux(slot, self.input_depth // 2, 0)),
+            self.tile.payload.eq(slot),
+            self.state_request.payload.eq(tile_base + requested),
+            self.cell_write.payload.address.eq(tile_base + cell_unit),
+            self.cell_write.payload.word.eq(self.cells.payload),
+            self.cell_write.valid.eq(self.cells.valid),
+        ]
+        record, inputs = self.records.payload, self.gate_inputs.payload
+        for name in ("i", "f", "g", "o", "tanh_c", "c_prev"):
+            m.d.comb += inputs[name].eq(record[name])
+        seeded = Signal()
+        m.d.comb += [seeded.eq(~first_step | run.seed), inputs.lane_valid.eq(lane_valid)]
+        for n in range(c.C):
+            m.d.comb += [
+                inputs.dy[n].eq(Mux(lane_valid[n], record.dy[n], 0)),
+                inputs.dh[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dh[n], 0)),
+                inputs.dc[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dc[n], 0)),
+            ]
+        # the cells of a batch tile leave the unit after its last record went in: their own unit counter
+        with m.If(self.cells.valid):
+            m.d.sync += cell_unit.eq(Mux(is_last(cell_unit, run.H), 0, cell_unit + 1))
+        cells_open = Signal(bits_for(c.max_H))
+        m.d.sync += cells_open.eq(cells_open + (self.gate_inputs.valid & self.gate_inputs.ready) - self.cells.valid)
+        m.d.sync += [
+            slots_used.eq(slots_used + starting - self.step_done),
+            tiles_open.eq(tiles_open + starting - self.hidden_done),
+        ]
+
+        with m.FSM():
+            with m.State("IDLE"):  # no run
+                with m.If(self.start):
+                    m.d.sync += [step.eq(run.T - 1), batch_tile.eq(0), first_step.eq(1), tile_base.eq(0), slot.eq(0)]
+                    m.next = "WAIT"
+            with m.State("WAIT"):  # for a free slot, a complete dh_rec and an idle bitmap builder
+                may_start = (slots_used != 2) & (tiles_open != run.batch_tiles) & (cells_open == 0)
+                m.d.comb += [self.tile.valid.eq(may_start), starting.eq(may_start & self.tile.ready)]
+                m.d.sync += [requested.eq(0), unit.eq(0), column.eq(0)]
+                with m.If(starting):
+                    m.next = "UNITS"
+            with m.State("UNITS"):  # records and state into the gate gradient unit, h into the input store
+                take = self.gate_inputs.valid & self.gate_inputs.ready
+                m.d.comb += [
+                    self.state_request.valid.eq(requested != run.H),
+                    self.gate_inputs.valid.eq(self.records.valid & self.state.valid),
+                    self.records.ready.eq(take),
+                    self.state.ready.eq(take),
+                    self.input_write.valid.eq(take),
+                    self.input_write.payload.address.eq(input_base + c.max_I + unit),
+                    self.input_write.payload.word.eq(record.h_prev),
+                    self.stall_tape.eq(~self.records.valid),
+                ]
+                with m.If(self.state_request.valid & self.state_request.ready):
+                    m.d.sync += requested.eq(requested + 1)
+                with m.If(take):
+                    m.d.sync += unit.eq(unit + 1)
+                    with m.If(is_last(unit, run.H)):
+                        m.next = "X"
+            with m.State("X"):  # x into the input store
+                m.d.comb += [
+                    self.x.ready.eq(1),
+                    self.input_write.valid.eq(self.x.valid),
+                    self.input_write.payload.address.eq(input_base + column),
+                    self.input_write.payload.word.eq(self.x.payload),
+                ]
+                with m.If(self.x.valid):
+                    m.d.sync += column.eq(column + 1)
+                    with m.If(is_last(column, run.I)):
+                        m.d.comb += self.inputs_done.eq(1)
+                        m.next = "NEXT"
+            with m.State("NEXT"):  # on to the next batch tile once its predecessor's cells are stored
+                with m.If(cells_open == 0):
+                    m.d.sync += [
+                        slot.eq(~slot),
+                        batch_tile.eq(Mux(last_tile, 0, batch_tile + 1)),
+                        tile_base.eq(Mux(last_tile, 0, tile_base + c.max_H)),
+                    ]
+                    m.next = "WAIT"
+                    with m.If(last_tile):
+                        m.d.sync += [first_step.eq(0), step.eq(step - 1)]
+                        with m.If(step == 0):
+                            m.d.comb += self.done.eq(1)
+                            m.next = "IDLE"
+        return m

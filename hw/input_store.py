@@ -1,0 +1,82 @@
+"""Input store: x and h of two batch tiles, and the loader that puts a tile's columns into the array."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from hw.compactor import job_layout
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.memory import StreamMemory, write_layout
+from hw.systolic_array import input_row_layout
+
+
+class InputStore(wiring.Component):
+    """Two slots of max_I + max_H lane vectors: x from 0, h from max_I.
+
+    `jobs` names tiles in the order in which the array will use them; each is read, R rows in R cycles, columns beyond
+    the tile's last as zeros, and sent on `rows`.  `loaded` is high from the tile's last row until `taken`; the next
+    tile's rows follow from the cycle after that.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.depth = 2 * (config.max_I + config.max_H)
+        self.lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)
+        super().__init__(
+            {
+                "write": In(Flow(write_layout(self.lanes, self.depth))),
+                "jobs": In(stream.Signature(job_layout(config))),
+                "rows": Out(Flow(input_row_layout(config))),
+                "loaded": Out(1),
+                "taken": In(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c = self.config
+        m.submodules.memory = memory = StreamMemory(self.lanes, self.depth)
+        wiring.connect(m, wiring.flipped(self.write), memory.write)
+        meta_layout = data.StructLayout({"row": range(c.R), "exists": 1, "last": 1})
+        m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
+        meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
+        row, exists, issue = Signal(range(c.R)), Signal(), Signal()
+        job = self.jobs.payload
+        m.d.comb += [
+            exists.eq(row < job.columns),
+            issue.eq(self.jobs.valid & memory.request.ready & meta_fifo.w_rdy),
+            memory.request.valid.eq(issue & exists),
+            memory.request.payload.eq(
+                Mux(job.slot, self.depth // 2, 0) + Mux(job.hidden, c.max_I, 0) + job.first_column + row
+            ),
+            meta_in.row.eq(row),
+            meta_in.exists.eq(exists),
+            meta_in.last.eq(row == c.R - 1),
+            meta_fifo.w_data.eq(meta_in),
+            meta_fifo.w_en.eq(issue),
+            self.jobs.ready.eq(issue & (row == c.R - 1)),
+        ]
+        with m.If(issue):
+            m.d.sync += row.eq(Mux(row == c.R - 1, 0, row + 1))
+
+        send = Signal()
+        m.d.comb += [
+            send.eq(~self.loaded & meta_fifo.r_rdy & (memory.word.valid | ~meta.exists)),
+            meta_fifo.r_en.eq(send),
+            memory.word.ready.eq(send & meta.exists),
+            self.rows.valid.eq(send),
+            self.rows.payload.row.eq(meta.row),
+        ]
+        with m.If(meta.exists):
+            m.d.comb += self.rows.payload.lanes.eq(memory.word.payload)
+        with m.If(send & meta.last):
+            m.d.sync += self.loaded.eq(1)
+        with m.Elif(self.taken):
+            m.d.sync += self.loaded.eq(0)
+        return m

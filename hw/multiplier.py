@@ -1,0 +1,39 @@
+"""The signed multiplier with its own input and output registers: the cell that a target may replace."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal, signed
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+
+class Multiplier(wiring.Component):
+    """p = a * b, exact, `latency` = 2 cycles later; one product a cycle while `enable` is high, held otherwise.
+
+    The registers have no reset, as those of hard multipliers.
+    """
+
+    latency = 2
+
+    def __init__(self, a_width: int, b_width: int) -> None:
+        super().__init__(
+            {
+                "enable": In(1),
+                "a": In(signed(a_width)),
+                "b": In(signed(b_width)),
+                "p": Out(signed(a_width + b_width)),
+            }
+        )
+        self.a_width, self.b_width = a_width, b_width
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        a_register = Signal(signed(self.a_width), reset_less=True)
+        b_register = Signal(signed(self.b_width), reset_less=True)
+        product = Signal(signed(self.a_width + self.b_width), reset_less=True)
+        with m.If(self.enable):
+            m.d.sync += [a_register.eq(self.a), b_register.eq(self.b), product.eq(a_register * b_register)]
+        m.d.comb += self.p.eq(product)
+        return m

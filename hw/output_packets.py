@@ -1,0 +1,193 @@
+"""Output packet unit: the result of a run and the weight gradients, as packets (docs/streams.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import BITMAP_WORD, EngineConfig
+from hw.memory import bits_for
+from hw.packing import Packer, beat_layout
+from hw.readout import EXACT_BITS, SHORT_BITS, Section, group_elements, group_layout
+from hw.row_bitmap import STATISTICS_WORDS
+from hw.run import is_last, run_layout
+from hw.state_store import lanes_layout, state_layout
+
+
+class OutputPackets(wiring.Component):
+    """One packet a run (`start_run`) or a read command (`start_read`); sections follow each other in order.
+
+    A run: for each step and batch tile its `statistics` words and its I `dx` vectors, then, if the run says so, the
+    state (asked for on `state_request`).  A read: the three sections of `groups`.  `result_done` pulses when the last
+    statistics or dx beat is taken, `done` when the packet is.  `in_state` is high during a state section.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.state_depth = config.batch_tiles * config.max_H
+        super().__init__(
+            {
+                "run": In(run_layout(config)),
+                "start_run": In(1),
+                "start_read": In(1),
+                "statistics": In(stream.Signature(BITMAP_WORD)),
+                "dx": In(stream.Signature(lanes_layout(config))),
+                "state_request": Out(stream.Signature(range(self.state_depth))),
+                "state": In(stream.Signature(state_layout(config))),
+                "groups": In(stream.Signature(group_layout(config))),
+                "beats": Out(stream.Signature(beat_layout(config.stream_width))),
+                "in_state": Out(1),
+                "result_done": Out(1),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, run, e = self.config, self.run, self.config.formats.element_bits
+        lanes_width, elements = c.lane_slots * e, group_elements(c)
+        widths = sorted(
+            {BITMAP_WORD, lanes_width, SHORT_BITS, EXACT_BITS, elements * SHORT_BITS, elements * EXACT_BITS}
+        )
+        packers = {w: Packer(w, c.stream_width) for w in widths}
+        for w, packer in packers.items():
+            m.submodules[f"pack_{w}"] = packer
+
+        # fill: one section at a time goes into the packer of its width
+        selected, word_valid, word_ready = Signal(range(widths[-1] + 1)), Signal(), Signal()
+        word, word_last, filled = Signal(widths[-1]), Signal(), Signal()
+        beat = Signal(beat_layout(c.stream_width))
+        beat_valid, beat_ready, section_sent = Signal(), Signal(), Signal()
+        for w, packer in packers.items():
+            m.d.comb += [packer.words.payload.data.eq(word), packer.words.payload.last.eq(word_last)]
+            with m.If(selected == w):
+                m.d.comb += [
+                    packer.words.valid.eq(word_valid & ~filled),
+                    word_ready.eq(packer.words.ready & ~filled),
+                    beat.eq(packer.beats.payload),
+                    beat_valid.eq(packer.beats.valid),
+                    packer.beats.ready.eq(beat_ready),
+                ]
+        filling = Signal()
+        m.d.comb += [
+            filling.eq(word_valid & word_ready),
+            section_sent.eq(beat_valid & beat_ready & beat.last),
+        ]
+        with m.If(section_sent):
+            m.d.sync += filled.eq(0)
+        with m.Elif(filling & word_last):
+            m.d.sync += filled.eq(1)
+
+        def lane_bits(lanes: Any) -> Any:
+            return Cat(*[Cat(lanes[n], lanes[n][-1].replicate(e - len(lanes[n]))) for n in range(c.C)])
+
+        count = Signal(range(max(c.bitmap_words + STATISTICS_WORDS, c.max_I) + 1))
+        step, batch_tile = Signal(range(c.max_T)), Signal(range(c.batch_tiles))
+        requested, unit, second = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal()
+        request_base, section = Signal(range(self.state_depth)), Signal(Section)
+        request_tile = Signal(bits_for(c.batch_tiles))
+        last_tile = is_last(batch_tile, run.batch_tiles)
+        final = Signal()  # the section at hand is the packet's last
+        with m.FSM():
+            with m.State("IDLE"):  # no packet
+                m.d.sync += [s.eq(0) for s in (count, step, batch_tile, requested, unit, second, request_base)]
+                m.d.sync += [request_tile.eq(0), section.eq(Section.BIAS)]
+                with m.If(self.start_run):
+                    m.next = "STATISTICS"
+                with m.Elif(self.start_read):
+                    m.next = "GRADIENTS"
+            with m.State("STATISTICS"):  # row bitmap and counts of a batch tile
+                m.d.comb += [
+                    selected.eq(BITMAP_WORD),
+                    word.eq(self.statistics.payload),
+                    word_valid.eq(self.statistics.valid),
+                    word_last.eq(is_last(count, run.bitmap_words + STATISTICS_WORDS)),
+                    self.statistics.ready.eq(word_ready),
+                ]
+                with m.If(filling):
+                    m.d.sync += count.eq(count + 1)
+                with m.If(section_sent):
+                    m.d.sync += count.eq(0)
+                    m.next = "DX"
+            with m.State("DX"):  # dx of a batch tile
+                last_section = last_tile & is_last(step, run.T)
+                m.d.comb += [
+                    selected.eq(lanes_width),
+                    word.eq(lane_bits(self.dx.payload)),
+                    word_valid.eq(self.dx.valid),
+                    word_last.eq(is_last(count, run.I)),
+                    self.dx.ready.eq(word_ready),
+                    final.eq(last_section & ~run.state_out),
+                ]
+                with m.If(filling):
+                    m.d.sync += count.eq(count + 1)
+                with m.If(section_sent):
+                    m.d.sync += [count.eq(0), batch_tile.eq(Mux(last_tile, 0, batch_tile + 1))]
+                    m.next = "STATISTICS"
+                    with m.If(last_tile):
+                        m.d.sync += step.eq(step + 1)
+                    with m.If(last_section):
+                        m.d.comb += self.result_done.eq(1)
+                        m.next = "IDLE"
+                        with m.If(run.state_out):
+                            m.next = "STATE"
+            with m.State("STATE"):  # dh0 and dc0 of every batch tile
+                end_unit = is_last(unit, run.H)
+                m.d.comb += [
+                    self.in_state.eq(1),
+                    final.eq(1),
+                    selected.eq(lanes_width),
+                    self.state_request.valid.eq(request_tile != run.batch_tiles),
+                    self.state_request.payload.eq(request_base + requested),
+                    word.eq(Mux(second, lane_bits(self.state.payload.dc), lane_bits(self.state.payload.dh))),
+                    word_valid.eq(self.state.valid),
+                    word_last.eq(second & end_unit & last_tile),
+                    self.state.ready.eq(word_ready & second),
+                ]
+                with m.If(self.state_request.valid & self.state_request.ready):
+                    m.d.sync += requested.eq(requested + 1)
+                    with m.If(is_last(requested, run.H)):
+                        m.d.sync += [requested.eq(0), request_base.eq(request_base + c.max_H)]
+                        m.d.sync += request_tile.eq(request_tile + 1)
+                with m.If(filling):
+                    m.d.sync += second.eq(~second)
+                    with m.If(second):
+                        m.d.sync += unit.eq(Mux(end_unit, 0, unit + 1))
+                        with m.If(end_unit):
+                            m.d.sync += batch_tile.eq(batch_tile + 1)
+                with m.If(section_sent):
+                    m.next = "IDLE"
+            with m.State("GRADIENTS"):  # db, dW_ih, dW_hh
+                group = self.groups.payload
+                many = Mux(group.exact, elements * EXACT_BITS, elements * SHORT_BITS)
+                one = Mux(group.exact, EXACT_BITS, SHORT_BITS)
+                chosen = Signal.like(selected)
+                with m.If(self.groups.valid & ~filled):
+                    # the packer stays chosen while its last beats leave and no new group is at hand
+                    m.d.sync += chosen.eq(selected)
+                    m.d.comb += selected.eq(Mux(group.single, one, many))
+                with m.Else():
+                    m.d.comb += selected.eq(chosen)
+                m.d.comb += [
+                    word.eq(group.data),
+                    word_valid.eq(self.groups.valid),
+                    word_last.eq(group.last),
+                    self.groups.ready.eq(word_ready),
+                    final.eq(section == Section.HIDDEN),
+                ]
+                with m.If(section_sent):
+                    m.d.sync += section.eq(section + 1)
+                    with m.If(final):
+                        m.next = "IDLE"
+
+        m.d.comb += [
+            self.beats.valid.eq(beat_valid),
+            beat_ready.eq(self.beats.ready),
+            self.beats.payload.data.eq(beat.data),
+            self.beats.payload.last.eq(beat.last & final),
+            self.done.eq(section_sent & final),
+        ]
+        return m

@@ -1,0 +1,91 @@
+"""One processing element: a multiplier, an accumulator, and the operand and addend muxes of its dataflows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import EngineConfig
+from hw.multiplier import Multiplier
+
+ARRAY_CONTROL = data.StructLayout(
+    {
+        "valid": 1,  # an operand is here
+        "gradient": 1,  # of the gradient dataflow, else of the error dataflow
+        "first": 1,  # first of its tile: the error sum starts anew, the loaded inputs become the stationary ones
+        "last": 1,  # last of its tile: the error sum is finished
+    }
+)
+
+
+class ProcessingElement(wiring.Component):
+    """acc = addend + a * b for one operand a cycle; results `latency` = 3 cycles after their operands.
+
+    error dataflow (output-stationary): a = `weight`, b = `dz`, the addend is the accumulator itself, or 0 on `first`.
+    gradient dataflow (weight-gradient-stationary inputs): a = the stationary input, b = `dz`, the addend is
+    `partial_sum`, which must arrive 2 cycles after its operands.
+    `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
+    stores `input` beside the stationary one; the first operand of a gradient tile puts it in its place.
+    `done` marks the one cycle in which `accumulator` holds a finished error sum.
+    """
+
+    latency = 3
+
+    def __init__(self, config: EngineConfig) -> None:
+        f = config.formats
+        self.config = config
+        super().__init__(
+            {
+                "control": In(ARRAY_CONTROL),
+                "weight": In(signed(f.weight.width)),
+                "dz": In(signed(f.gradient.width)),
+                "partial_sum": In(signed(f.weight_grad_width)),
+                "input": In(signed(f.input.width)),
+                "input_load": In(1),
+                "control_out": Out(ARRAY_CONTROL),
+                "weight_out": Out(signed(f.weight.width)),
+                "dz_out": Out(signed(f.gradient.width)),
+                "accumulator": Out(signed(config.accumulator_width)),
+                "done": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        f = self.config.formats
+        a_width = max(f.weight.width, f.input.width)
+        m.submodules.multiplier = multiplier = Multiplier(a_width, f.gradient.width)
+
+        loaded = Signal(signed(f.input.width), reset_less=True)
+        stationary = Signal(signed(f.input.width), reset_less=True)
+        swap = Signal()
+        m.d.comb += swap.eq(self.control.valid & self.control.gradient & self.control.first)
+        with m.If(self.input_load):
+            m.d.sync += loaded.eq(self.input)
+        with m.If(swap):
+            m.d.sync += stationary.eq(loaded)
+
+        m.d.comb += [
+            multiplier.enable.eq(1),
+            multiplier.a.eq(Mux(self.control.gradient, Mux(swap, loaded, stationary), self.weight)),
+            multiplier.b.eq(self.dz),
+        ]
+        control_2 = Signal(ARRAY_CONTROL)
+        m.d.sync += [
+            self.control_out.eq(self.control),
+            self.weight_out.eq(self.weight),
+            self.dz_out.eq(self.dz),
+            control_2.eq(self.control_out),
+            self.done.eq(control_2.valid & control_2.last & ~control_2.gradient),
+        ]
+        addend = Signal(signed(self.config.accumulator_width))
+        with m.If(control_2.gradient):
+            m.d.comb += addend.eq(self.partial_sum)
+        with m.Elif(~control_2.first):
+            m.d.comb += addend.eq(self.accumulator)
+        with m.If(control_2.valid):
+            m.d.sync += self.accumulator.eq(addend + multiplier.p)
+        return m

@@ -1,0 +1,227 @@
+"""Weight gradient readout: dW and db as exact or requantized elements, and their clearing."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any
+
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from hw.arithmetic import saturate
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.memory import bits_for
+from hw.operand_fetch import gradient_word_layout
+from hw.run import is_last, run_layout
+
+EXACT_BITS, SHORT_BITS = 64, 32
+
+
+class Section(IntEnum):
+    """Sections of a readout, in order."""
+
+    BIAS = 0
+    INPUT = 1
+    HIDDEN = 2
+
+
+def read_mode_layout() -> data.StructLayout:
+    """The fields of READ_MODE."""
+    return data.StructLayout({"exact": 1, "keep": 1, "fraction": 6})
+
+
+def group_elements(config: EngineConfig) -> int:
+    """Elements of a column vector that leave together: a beat of requantized ones, at most a whole vector."""
+    return min(config.stream_width // SHORT_BITS, config.column_slots)
+
+
+def group_layout(config: EngineConfig) -> data.StructLayout:
+    """A group of elements, packed to 64 or 32 bits each; a bias section has one element a group."""
+    return data.StructLayout(
+        {"data": group_elements(config) * EXACT_BITS, "exact": 1, "single": 1, "last": 1}  # last of its section
+    )
+
+
+class WeightGradientReadout(wiring.Component):
+    """Reads (and, unless `keep`, clears) db, dW_ih and dW_hh in the order of docs/streams.md, or clears everything.
+
+    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 4 cycles to the
+    first.  `clear` takes one cycle an address of the larger store.  `saturated` counts elements that 32 bits could
+    not hold.  Only one of the run, `read` and `clear` may be active: the controller sees to it.
+    """
+
+    latency = 4
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        words = config.weight_words
+        super().__init__(
+            {
+                "run": In(run_layout(config)),
+                "mode": In(read_mode_layout()),
+                "read": In(1),
+                "clear": In(1),
+                "done": Out(1),
+                "gradient_request": Out(stream.Signature(range(words))),
+                "gradient_word": In(stream.Signature(gradient_word_layout(config))),
+                "gradient_clear": Out(Flow(range(words))),
+                "bias_request": Out(stream.Signature(range(config.gate_rows))),
+                "bias_word": In(stream.Signature(signed(config.formats.weight_grad_width))),
+                "bias_clear": Out(Flow(range(config.gate_rows))),
+                "groups": Out(stream.Signature(group_layout(config))),
+                "saturated": Out(Flow(bits_for(group_elements(config)))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, run = self.config, self.run
+        width, elements = c.formats.weight_grad_width, group_elements(c)
+        depth = max(c.weight_words, c.gate_rows)
+        address, base = Signal(range(depth)), Signal(range(c.weight_words + c.gate_rows))
+        tile, unit, gate = Signal(range(c.tiles)), Signal(range(c.max_H)), Signal(2)
+        meta_layout = data.StructLayout({"address": range(depth), "section": Section, "last": 1})
+        m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
+        meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
+        issue, finished, row = Signal(), Signal(), Signal(range(c.gate_rows))
+        end_unit = is_last(unit, run.H)
+        m.d.comb += [
+            row.eq(Cat(gate, unit)),
+            meta_fifo.w_data.eq(meta_in),
+            meta_fifo.w_en.eq(issue),
+        ]
+
+        def next_row() -> None:
+            m.d.sync += unit.eq(Mux(end_unit, 0, unit + 1))
+            with m.If(end_unit):
+                m.d.sync += gate.eq(gate + 1)
+
+        def matrix(state: str, section: Section, first_tile: int, tiles: Any, after: str) -> None:
+            with m.State(state):
+                end_tile = is_last(tile, tiles)
+                end = end_tile & end_unit & (gate == 3)
+                m.d.comb += [
+                    self.gradient_request.valid.eq(meta_fifo.w_rdy),
+                    self.gradient_request.payload.eq(base + row),
+                    issue.eq(meta_fifo.w_rdy & self.gradient_request.ready),
+                    meta_in.address.eq(base + row),
+                    meta_in.section.eq(section),
+                    meta_in.last.eq(end),
+                ]
+                with m.If(issue):
+                    m.d.sync += [tile.eq(tile + 1), base.eq(base + c.gate_rows)]
+                    with m.If(end_tile):
+                        m.d.sync += [tile.eq(0), base.eq(first_tile * c.gate_rows)]
+                        next_row()
+                    with m.If(end):
+                        m.d.sync += base.eq(c.x_tiles * c.gate_rows)
+                        m.next = after
+
+        clearing = Signal()
+        with m.FSM():
+            with m.State("IDLE"):  # nothing to do
+                m.d.sync += [address.eq(0), base.eq(0), tile.eq(0), unit.eq(0), gate.eq(0)]
+                with m.If(self.clear):
+                    m.next = "CLEAR"
+                with m.Elif(self.read):
+                    m.next = "BIAS"
+            with m.State("CLEAR"):  # walks both stores
+                m.d.comb += clearing.eq(1)
+                m.d.sync += address.eq(address + 1)
+                with m.If(is_last(address, depth)):
+                    m.d.comb += finished.eq(1)
+                    m.next = "IDLE"
+            with m.State("BIAS"):  # asks for db
+                m.d.comb += [
+                    self.bias_request.valid.eq(meta_fifo.w_rdy),
+                    self.bias_request.payload.eq(row),
+                    issue.eq(meta_fifo.w_rdy & self.bias_request.ready),
+                    meta_in.address.eq(row),
+                    meta_in.section.eq(Section.BIAS),
+                    meta_in.last.eq(end_unit & (gate == 3)),
+                ]
+                with m.If(issue):
+                    next_row()
+                    with m.If(meta_in.last):
+                        m.next = "INPUT"
+            matrix("INPUT", Section.INPUT, 0, run.x_tiles, "HIDDEN")  # asks for dW_ih
+            matrix("HIDDEN", Section.HIDDEN, c.x_tiles, run.h_tiles, "FLUSH")  # asks for dW_hh
+            with m.State("FLUSH"):  # until everything asked for has left
+                with m.If(~meta_fifo.r_rdy & ~self.groups.valid):
+                    m.d.comb += finished.eq(1)
+                    m.next = "IDLE"
+        m.d.comb += self.done.eq(finished)
+
+        # answers: a word's elements leave in groups
+        is_bias, word_valid, advance, last_group, pop = Signal(), Signal(), Signal(), Signal(), Signal()
+        group_count = c.column_slots // elements
+        group = Signal(range(max(group_count, 2)))
+        padded = [*[self.gradient_word.payload[n] for n in range(c.R)]]
+        padded += [Const(0, signed(width))] * (c.column_slots - c.R)
+        out = self.groups.payload
+        m.d.comb += [
+            is_bias.eq(meta.section == Section.BIAS),
+            word_valid.eq(meta_fifo.r_rdy & Mux(is_bias, self.bias_word.valid, self.gradient_word.valid)),
+            advance.eq(~self.groups.valid | self.groups.ready),
+            last_group.eq(is_bias | (group == group_count - 1)),
+            pop.eq(word_valid & advance & last_group),
+            meta_fifo.r_en.eq(pop),
+            self.bias_word.ready.eq(pop & is_bias),
+            self.gradient_word.ready.eq(pop & ~is_bias),
+            self.gradient_clear.valid.eq(clearing & (address < c.weight_words) | pop & ~is_bias & ~self.mode.keep),
+            self.gradient_clear.payload.eq(Mux(clearing, address, meta.address)),
+            self.bias_clear.valid.eq(clearing & (address < c.gate_rows) | pop & is_bias & ~self.mode.keep),
+            self.bias_clear.payload.eq(Mux(clearing, address, meta.address)),
+        ]
+        fraction = c.formats.weight_grad.fraction
+        shift = Signal(range(64))
+        m.d.comb += shift.eq(Mux(is_bias, c.formats.bias_grad.fraction, fraction) - self.mode.fraction)
+        exact, short, flags = [], [], []
+        for n in range(elements):
+            choices = [padded[g * elements + n] for g in range(group_count)]
+            value = Signal(signed(width), name=f"value_{n}")
+            m.d.comb += value.eq(Array(choices)[group] if group_count > 1 else choices[0])
+            if n == 0:
+                with m.If(is_bias):
+                    m.d.comb += value.eq(self.bias_word.payload)
+            clipped, overflow = self._requantize(m, value, shift, f"requantize_{n}")
+            exact.append(Cat(value, value[-1].replicate(EXACT_BITS - width)))
+            short.append(clipped)
+            flags.append(overflow & (~is_bias if n else 1) & ~self.mode.exact)
+        with m.If(advance):
+            m.d.sync += [
+                self.groups.valid.eq(word_valid),
+                out.data.eq(Mux(self.mode.exact, Cat(*exact), Cat(*short))),
+                out.exact.eq(self.mode.exact),
+                out.single.eq(is_bias),
+                out.last.eq(meta.last & last_group),
+            ]
+            with m.If(word_valid):
+                m.d.sync += group.eq(Mux(last_group, 0, group + 1))
+        m.d.comb += [
+            self.saturated.valid.eq(word_valid & advance),
+            self.saturated.payload.eq(sum(flags[1:], start=flags[0])),
+        ]
+        return m
+
+    def _requantize(self, m: Module, value: Signal, shift: Signal, name: str) -> tuple[Signal, Signal]:
+        """Round half to even at a shift chosen at run time, then saturate to 32 bits."""
+        width = len(value)
+        doubled = Signal(signed(width + 1), name=f"{name}_doubled")
+        shifted = Signal(signed(width + 1), name=f"{name}_shifted")
+        rounded = Signal(signed(width + 1), name=f"{name}_rounded")
+        sticky, result, overflow = Signal(name=f"{name}_sticky"), Signal(signed(SHORT_BITS)), Signal()
+        below = Signal(width + 1, name=f"{name}_below")
+        m.d.comb += [
+            doubled.eq(value << 1),
+            shifted.eq(doubled >> shift),
+            below.eq(Cat(*[n < shift for n in range(width + 1)])),
+            sticky.eq((doubled & below).any()),
+            rounded.eq((shifted >> 1) + (shifted[0] & (sticky | shifted[1]))),
+        ]
+        clipped, saturated = saturate(rounded, SHORT_BITS)
+        m.d.comb += [result.eq(clipped), overflow.eq(saturated)]
+        return result, overflow

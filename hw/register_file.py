@@ -1,0 +1,112 @@
+"""AXI4-Lite register file, decoded from the register map."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal
+from amaranth.lib import wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.registers import ADDRESS_WIDTH, REGISTERS, Access
+
+DATA_WIDTH = 32
+OKAY, SLAVE_ERROR = 0, 2
+
+
+def axi_lite_signature() -> wiring.Signature:
+    """AXI4-Lite with 32 data bits, from the master's side (AMBA AXI specification, AXI4-Lite)."""
+    return wiring.Signature(
+        {
+            "awaddr": Out(ADDRESS_WIDTH),
+            "awprot": Out(3),
+            "awvalid": Out(1),
+            "awready": In(1),
+            "wdata": Out(DATA_WIDTH),
+            "wstrb": Out(DATA_WIDTH // 8),
+            "wvalid": Out(1),
+            "wready": In(1),
+            "bresp": In(2),
+            "bvalid": In(1),
+            "bready": Out(1),
+            "araddr": Out(ADDRESS_WIDTH),
+            "arprot": Out(3),
+            "arvalid": Out(1),
+            "arready": In(1),
+            "rdata": In(DATA_WIDTH),
+            "rresp": In(2),
+            "rvalid": In(1),
+            "rready": Out(1),
+        }
+    )
+
+
+class RegisterFile(wiring.Component):
+    """One transfer at a time each way: a write answers 2, a read 1 cycle after its address and data are taken.
+
+    For each register of `hw.registers`: a read-write one is the output `<name>` (and `<name>_written` pulses when it
+    has changed), a read-only one the input `<name>`, a pulse register the output `<name>`, high for one cycle; a live
+    one has the input `<name>_live`, which is what it reads.  An address without a register, and a write to a read-only
+    one, answer SLVERR and change nothing.
+    """
+
+    def __init__(self) -> None:
+        members: dict[str, Any] = {"bus": In(axi_lite_signature())}
+        for r in REGISTERS:
+            name = r.name.lower()
+            if r.access is Access.READ_ONLY:
+                members[name] = In(DATA_WIDTH)
+            else:
+                members[name] = Out(DATA_WIDTH, init=r.reset)
+            if r.access is Access.READ_WRITE:
+                members[f"{name}_written"] = Out(1)
+            if r.live:
+                members[f"{name}_live"] = In(DATA_WIDTH)
+        super().__init__(members)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        bus = self.bus
+        address, word, strobe = Signal(ADDRESS_WIDTH), Signal(DATA_WIDTH), Signal(DATA_WIDTH // 8)
+        has_address, has_word, write = Signal(), Signal(), Signal()
+        m.d.comb += [
+            bus.awready.eq(~has_address),
+            bus.wready.eq(~has_word),
+            write.eq(has_address & has_word & (~bus.bvalid | bus.bready)),
+        ]
+        with m.If(bus.awvalid & bus.awready):
+            m.d.sync += [address.eq(bus.awaddr), has_address.eq(1)]
+        with m.If(bus.wvalid & bus.wready):
+            m.d.sync += [word.eq(bus.wdata), strobe.eq(bus.wstrb), has_word.eq(1)]
+        with m.If(bus.bready):
+            m.d.sync += bus.bvalid.eq(0)
+        with m.If(write):
+            m.d.sync += [has_address.eq(0), has_word.eq(0), bus.bvalid.eq(1), bus.bresp.eq(SLAVE_ERROR)]
+        for r in REGISTERS:
+            if r.access is Access.READ_ONLY:
+                continue
+            signal = getattr(self, r.name.lower())
+            mask = Cat(*[bit.replicate(8) for bit in strobe])
+            if r.access is Access.PULSE:
+                m.d.sync += signal.eq(0)
+            else:
+                m.d.sync += getattr(self, f"{r.name.lower()}_written").eq(0)
+            with m.If(write & (address[2:] == r.offset >> 2)):
+                m.d.sync += bus.bresp.eq(OKAY)
+                if r.access is Access.PULSE:
+                    m.d.sync += signal.eq(word & mask)
+                else:
+                    m.d.sync += signal.eq((word & mask) | (signal & ~mask))
+                    m.d.sync += getattr(self, f"{r.name.lower()}_written").eq(1)
+
+        m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+        with m.If(bus.rready):
+            m.d.sync += bus.rvalid.eq(0)
+        with m.If(bus.arvalid & bus.arready):
+            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLAVE_ERROR)]
+            for r in REGISTERS:
+                name = f"{r.name.lower()}_live" if r.live else r.name.lower()
+                value = 0 if r.access is Access.PULSE else getattr(self, name)
+                with m.If(bus.araddr[2:] == r.offset >> 2):
+                    m.d.sync += [bus.rdata.eq(value), bus.rresp.eq(OKAY)]
+        return m

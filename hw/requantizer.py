@@ -1,0 +1,55 @@
+"""From exact error sums to gradients: round half to even, saturate, a lane vector a cycle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Cat, Module, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.arithmetic import round_half_even, saturate
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.formats import FixedPoint
+
+
+def requantized_layout(config: EngineConfig) -> data.StructLayout:
+    """C gradients and, for each, whether it was saturated."""
+    return data.StructLayout(
+        {"lanes": data.ArrayLayout(signed(config.formats.gradient.width), config.C), "saturated": config.C}
+    )
+
+
+class Requantizer(wiring.Component):
+    """C sums of `error_sum_width` bits, fraction weight + gradient, to the gradient format.
+
+    `latency` = 2 cycles, one vector a cycle, no backpressure: the drain reserves room before a tile ends.
+    """
+
+    latency = 2
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        sums = data.ArrayLayout(signed(config.error_sum_width), config.C)
+        super().__init__(
+            {
+                "sums": In(Flow(sums)),
+                "gradients": Out(Flow(requantized_layout(config))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        target: FixedPoint = self.config.formats.gradient
+        valid = Signal()
+        m.d.sync += [valid.eq(self.sums.valid), self.gradients.valid.eq(valid)]
+        flags = []
+        for b in range(self.config.C):
+            exact = round_half_even(self.sums.payload[b], self.config.formats.weight.fraction)
+            rounded = Signal(exact.shape(), name=f"rounded_{b}", reset_less=True)
+            clipped, overflow = saturate(rounded, target.width)
+            m.d.sync += [rounded.eq(exact), self.gradients.payload.lanes[b].eq(clipped)]
+            flags.append(overflow)
+        m.d.sync += self.gradients.payload.saturated.eq(Cat(*flags))
+        return m

@@ -1,0 +1,141 @@
+"""Row bitmap builder: the sieve's decisions as bitmap words for the compactor, and as statistics for the host."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import BITMAP_WORD, EngineConfig
+from hw.flow import Flow
+from hw.gate_gradient import gate_rows_layout
+from hw.memory import bits_for, write_layout
+from hw.run import is_last, run_layout
+from hw.sieve import sieved_rows_layout
+
+STATISTICS_WORDS = 4
+"""Words behind the bitmap in a statistics section: rows and elements kept, a gate each."""
+
+
+class RowBitmapBuilder(wiring.Component):
+    """Writes sieved rows to the gate gradient store and their bitmap to the row bitmaps, one group a cycle.
+
+    For each batch tile's 4H rows (`tile` names the slot), in order q = 4 * unit + gate: `row_write` gets the rows,
+    `bitmap_write` a word of BITMAP_WORD bits when it is full or the last (unused bits zero), `statistics` the same
+    words and then four of 32 + 32 bits: rows kept and elements kept of gate i, f, g, o.  `done` pulses when the last
+    statistics word has been taken; `rows_kept` then counts the batch tile's rows.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        rate = config.gate_rows_per_cycle
+        super().__init__(
+            {
+                "run": In(run_layout(config)),
+                "tile": In(stream.Signature(1)),
+                "sieved": In(stream.Signature(sieved_rows_layout(config))),
+                "row_write": Out(Flow(write_layout(gate_rows_layout(config), 2 * config.gate_rows // rate))),
+                "bias_rows": Out(Flow(write_layout(gate_rows_layout(config), config.gate_rows // rate))),
+                "bitmap_write": Out(Flow(write_layout(BITMAP_WORD, 2 * config.bitmap_words))),
+                "statistics": Out(stream.Signature(BITMAP_WORD)),
+                "done": Out(1),
+                "rows_kept": Out(bits_for(config.gate_rows)),
+                "elements_kept": Out(bits_for(config.gate_rows * config.C)),
+                "sieve_saturated": Out(Flow(bits_for(rate * config.C))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, rate = self.config, self.config.gate_rows_per_cycle
+        groups, word_groups = c.gate_rows // rate, BITMAP_WORD // rate
+        slot = Signal()
+        group = Signal(range(groups))
+        in_word = Signal(range(word_groups))
+        word_index = Signal(range(c.bitmap_words + 1))
+        word, next_word = Signal(BITMAP_WORD), Signal(BITMAP_WORD)
+        rows = [Signal(bits_for(c.max_H), name=f"rows_{g}") for g in "ifgo"]
+        elements = [Signal(bits_for(c.max_H * c.C), name=f"elements_{g}") for g in "ifgo"]
+        last_group, word_full, gate = Signal(), Signal(), Signal(2)
+        payload = self.sieved.payload
+
+        m.d.comb += [
+            last_group.eq(group == ((self.run.H << 2) // rate) - 1),
+            word_full.eq(in_word == word_groups - 1),
+            self.row_write.payload.address.eq(Mux(slot, groups, 0) + group),
+            self.row_write.payload.word.eq(payload.rows),
+            self.bias_rows.payload.address.eq(group),
+            self.bias_rows.payload.word.eq(payload.rows),
+            self.bitmap_write.payload.address.eq(Mux(slot, c.bitmap_words, 0) + word_index),
+            self.bitmap_write.payload.word.eq(next_word),
+            self.rows_kept.eq(sum(rows[1:], start=rows[0])),
+            self.elements_kept.eq(sum(elements[1:], start=elements[0])),
+            self.sieve_saturated.payload.eq(payload.saturated),
+            next_word.eq(word),
+        ]
+        for n in range(word_groups):
+            with m.If(in_word == n):
+                m.d.comb += next_word[n * rate : (n + 1) * rate].eq(payload.kept)
+
+        with m.FSM():
+            with m.State("IDLE"):  # waits for the next batch tile
+                m.d.comb += self.tile.ready.eq(1)
+                with m.If(self.tile.valid):
+                    m.d.sync += [
+                        slot.eq(self.tile.payload),
+                        group.eq(0),
+                        in_word.eq(0),
+                        word_index.eq(0),
+                        word.eq(0),
+                        gate.eq(0),
+                    ]
+                    m.d.sync += [s.eq(0) for s in (*rows, *elements)]
+                    m.next = "COLLECT"
+            with m.State("COLLECT"):  # takes groups of rows, hands on full words
+                send = word_full | last_group
+                take = Signal()
+                m.d.comb += [
+                    self.statistics.valid.eq(self.sieved.valid & send),
+                    self.statistics.payload.eq(next_word),
+                    take.eq(self.sieved.valid & (~send | self.statistics.ready)),
+                    self.sieved.ready.eq(~send | self.statistics.ready),
+                    self.row_write.valid.eq(take),
+                    self.bias_rows.valid.eq(take),
+                    self.sieve_saturated.valid.eq(take),
+                    self.bitmap_write.valid.eq(take & send),
+                ]
+                with m.If(take):
+                    m.d.sync += [group.eq(group + 1), in_word.eq(in_word + 1), word.eq(next_word)]
+                    for r in range(rate):
+                        for g in range(r, 4, rate):
+                            with m.If(gate == g - r):
+                                m.d.sync += [
+                                    rows[g].eq(rows[g] + payload.kept[r]),
+                                    elements[g].eq(elements[g] + payload.elements[r]),
+                                ]
+                    m.d.sync += gate.eq(gate + rate)
+                    with m.If(send):
+                        m.d.sync += [word_index.eq(word_index + 1), in_word.eq(0), word.eq(0)]
+                    with m.If(last_group):
+                        m.d.sync += gate.eq(0)
+                        m.next = "COUNT"
+            with m.State("COUNT"):  # hands on the counts, a gate a word
+                m.d.comb += self.statistics.valid.eq(1)
+                with m.Switch(gate):
+                    for g in range(4):
+                        with m.Case(g):
+                            half = BITMAP_WORD // 2
+                            counts = Signal(BITMAP_WORD, name=f"counts_{g}")
+                            m.d.comb += [
+                                counts[:half].eq(rows[g]),
+                                counts[half:].eq(elements[g]),
+                                self.statistics.payload.eq(counts),
+                            ]
+                with m.If(self.statistics.ready):
+                    m.d.sync += gate.eq(gate + 1)
+                    with m.If(is_last(gate, STATISTICS_WORDS)):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "IDLE"
+        return m

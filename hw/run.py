@@ -1,0 +1,39 @@
+"""What all blocks know of the run in progress: its sizes and modes, steady from start to end."""
+
+from __future__ import annotations
+
+from amaranth.hdl import Value
+from amaranth.lib import data
+
+from hw.config import EngineConfig
+from hw.memory import bits_for
+
+
+def run_layout(config: EngineConfig) -> data.StructLayout:
+    """Sizes H, I, B, T; tiles and the sizes of the last ones; the sieve's settings; and the mode bits."""
+    return data.StructLayout(
+        {
+            "H": bits_for(config.max_H),
+            "I": bits_for(config.max_I),
+            "B": bits_for(config.max_B),
+            "T": bits_for(config.max_T),
+            "batch_tiles": bits_for(config.batch_tiles),
+            "x_tiles": bits_for(config.x_tiles),
+            "h_tiles": bits_for(config.h_tiles),
+            "last_lanes": bits_for(config.C),
+            "last_x_columns": bits_for(config.R),
+            "last_h_columns": bits_for(config.R),
+            "bitmap_words": bits_for(config.bitmap_words),
+            "sieve": 2,
+            "tau": config.formats.gradient.width,
+            "seed": 1,
+            "block_mask": 1,
+            "column_mask": 1,
+            "state_out": 1,
+        }
+    )
+
+
+def is_last(counter: Value, count: Value) -> Value:
+    """Whether a counter that starts at 0 is at its last value of `count` (at least 1)."""
+    return counter + 1 == count

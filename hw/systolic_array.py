@@ -1,0 +1,151 @@
+"""R x C processing elements, the skew at their edges, and the drain."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import or_
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from hw.config import EngineConfig
+from hw.flow import Flow
+from hw.processing_element import ARRAY_CONTROL, ProcessingElement
+
+
+def operand_layout(config: EngineConfig) -> data.StructLayout:
+    """One index's operands: a gate row of dz' and, by dataflow, a word of W or the old word of dW."""
+    f = config.formats
+    return data.StructLayout(
+        {
+            "gradient": 1,
+            "first": 1,
+            "last": 1,
+            "dz": data.ArrayLayout(signed(f.gradient.width), config.C),
+            "weight": data.ArrayLayout(signed(f.weight.width), config.R),
+            "partial_sum": data.ArrayLayout(signed(f.weight_grad_width), config.R),
+        }
+    )
+
+
+def input_row_layout(config: EngineConfig) -> data.StructLayout:
+    """The C lanes of one column of x or h, and the row of the array that keeps them."""
+    return data.StructLayout(
+        {"row": range(config.R), "lanes": data.ArrayLayout(signed(config.formats.input.width), config.C)}
+    )
+
+
+def gradient_latency(config: EngineConfig) -> int:
+    """Cycles from an operand of the gradient dataflow to its new dW word: the way through the array's corner."""
+    return ProcessingElement.latency + config.C - 1 + config.R - 1
+
+
+class SystolicArray(wiring.Component):
+    """One index a cycle in either dataflow, tiles back to back.
+
+              dz[k, b] --->  skew by b, then down the rows j
+        W[k, j]     |  PE(0,0) -> PE(0,1) -> .. PE(0,C-1) --> dW[k, j]   (gradient: partial sums along the lanes)
+        dW[k, j] -> |  PE(1,0) -> ...
+        skew by j   |  ...            error: PE(j, b) keeps the sum of dx[j, b]
+
+    `operands`: always taken.  error: the operand marked `last` makes R rows of C sums appear on `drain`, one a cycle,
+    the first `drain_latency` cycles later.  Row j of a tile finishes one cycle after row j - 1, so one drain register
+    a lane serves the whole column; two operands marked `last` must therefore be at least R cycles apart.
+    gradient: every operand's new dW word appears on `partial_sums`, `gradient_latency` cycles later.
+    `inputs`: rows of the next gradient tile's stationary operand, taken at any time after the first operand of the
+    current one, complete at least one cycle before the first operand of the next.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        f = config.formats
+        self.drain_latency = ProcessingElement.latency + config.C
+        self.gradient_latency = gradient_latency(config)
+        super().__init__(
+            {
+                "operands": In(Flow(operand_layout(config))),
+                "inputs": In(Flow(input_row_layout(config))),
+                "drain": Out(Flow(data.ArrayLayout(signed(config.error_sum_width), config.C))),
+                "partial_sums": Out(Flow(data.ArrayLayout(signed(f.weight_grad_width), config.R))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c = self.config
+        f = c.formats
+
+        def delayed(value: Value, cycles: int, name: str, reset_less: bool = True) -> Value:
+            shape = value.shape()
+            for n in range(cycles):
+                register = Signal(shape, name=f"{name}_{n}", reset_less=reset_less)
+                m.d.sync += register.eq(value)
+                value = register
+            return value
+
+        pes = [[ProcessingElement(c) for _ in range(c.C)] for _ in range(c.R)]
+        for j in range(c.R):
+            for b in range(c.C):
+                m.submodules[f"pe_{j}_{b}"] = pes[j][b]
+
+        operand = self.operands.payload
+        control = Signal(ARRAY_CONTROL)
+        m.d.comb += [
+            control.valid.eq(self.operands.valid),
+            control.gradient.eq(operand.gradient),
+            control.first.eq(operand.first),
+            control.last.eq(operand.last),
+        ]
+        row_control: Value = control.as_value()
+        for j in range(c.R):
+            # the partial sum meets the product at the adder, two cycles behind the operands
+            partial_delay = j + ProcessingElement.latency - 1
+            m.d.comb += [
+                pes[j][0].control.eq(row_control),
+                pes[j][0].weight.eq(delayed(operand.weight[j], j, f"weight_skew_{j}")),
+                pes[j][0].partial_sum.eq(delayed(operand.partial_sum[j], partial_delay, f"partial_skew_{j}")),
+            ]
+            row_control = delayed(row_control, 1, f"control_skew_{j}", reset_less=False)
+            for b in range(1, c.C):
+                m.d.comb += [
+                    pes[j][b].control.eq(pes[j][b - 1].control_out),
+                    pes[j][b].weight.eq(pes[j][b - 1].weight_out),
+                    pes[j][b].partial_sum.eq(pes[j][b - 1].accumulator[: f.weight_grad_width].as_signed()),
+                ]
+
+        row = self.inputs.payload
+        load_enables: Value = Mux(self.inputs.valid, 1 << row.row, 0)[: c.R]
+        for b in range(c.C):
+            lane = delayed(row.lanes[b], b, f"input_skew_{b}")
+            for j in range(c.R):
+                m.d.comb += [pes[j][b].input.eq(lane), pes[j][b].input_load.eq(load_enables[j])]
+                dz = delayed(operand.dz[b], b, f"dz_skew_{b}") if j == 0 else pes[j - 1][b].dz_out
+                m.d.comb += pes[j][b].dz.eq(dz)
+            load_enables = delayed(load_enables, 1, f"load_skew_{b}", reset_less=False)
+
+        drained: Value | None = None
+        for b in range(c.C):
+            column = Signal(signed(c.error_sum_width), name=f"drain_{b}", reset_less=True)
+            sums = [pe.accumulator[: c.error_sum_width] & pe.done.replicate(c.error_sum_width) for pe in lanes(pes, b)]
+            m.d.sync += column.eq(reduce(or_, sums))
+            m.d.comb += self.drain.payload[b].eq(delayed(column, c.C - 1 - b, f"drain_align_{b}"))
+            if b == 0:
+                drained = Signal(name="drain_valid")
+                m.d.sync += drained.eq(reduce(or_, [pe.done for pe in lanes(pes, b)]))
+        assert drained is not None
+        m.d.comb += self.drain.valid.eq(delayed(drained, c.C - 1, "drain_valid_align", reset_less=False))
+
+        for j in range(c.R):
+            result = pes[j][c.C - 1].accumulator[: f.weight_grad_width].as_signed()
+            m.d.comb += self.partial_sums.payload[j].eq(delayed(result, c.R - 1 - j, f"partial_align_{j}"))
+        is_gradient = control.valid & control.gradient
+        valid = delayed(is_gradient, self.gradient_latency, "gradient_valid", reset_less=False)
+        m.d.comb += self.partial_sums.valid.eq(valid)
+        return m
+
+
+def lanes(pes: list[list[ProcessingElement]], b: int) -> list[ProcessingElement]:
+    """The processing elements of lane b, row by row."""
+    return [row[b] for row in pes]

@@ -22,7 +22,9 @@ class ArraySequencer(wiring.Component):
     dh_rec comes first because the next step's gate gradients wait for it; dx and dW cover them.  `steps` brings one
     token a batch tile whose rows are in the gate gradient store (1: it kept some row); `inputs_done` one pulse a batch
     tile whose x and h are in the input store.  Gradient jobs that can have no index (no row or column kept) are left
-    out, except the last of a batch tile, which ends it.  `waiting` is high while the next token is missing.
+    out, except the last of a batch tile, which ends it.  Gradient jobs also go to `input_jobs`, well ahead of their
+    first index, so that their stationary inputs load behind the running tile.  `waiting` is high while the next token
+    is missing.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -36,6 +38,7 @@ class ArraySequencer(wiring.Component):
                 "steps": In(stream.Signature(1)),
                 "inputs_done": In(1),
                 "jobs": Out(stream.Signature(job_layout(config))),
+                "input_jobs": Out(stream.Signature(job_layout(config))),
                 "waiting": Out(1),
                 "done": Out(1),
             }
@@ -119,17 +122,21 @@ class ArraySequencer(wiring.Component):
                         m.d.comb += self.done.eq(1)
                         m.next = "IDLE"
 
-        kept, skip, fenced = Signal(), Signal(), Signal()
+        kept, skip, fenced, offered, taken = Signal(), Signal(), Signal(), Signal(), Signal()
         with m.If(self.jobs.valid & self.jobs.ready):
             m.d.sync += fenced.eq(meta.job.gradient)
         m.d.comb += [
             kept.eq(columns.word.payload | ~run.column_mask),
             skip.eq(meta.job.gradient & ~meta.job.ends_step & (~kept | ~meta.any_row)),
-            self.jobs.valid.eq(meta_fifo.r_rdy & columns.word.valid & ~skip),
+            offered.eq(meta_fifo.r_rdy & columns.word.valid & ~skip),
+            self.jobs.valid.eq(offered & (self.input_jobs.ready | ~meta.job.gradient)),
+            self.input_jobs.valid.eq(offered & meta.job.gradient & self.jobs.ready),
+            self.input_jobs.payload.eq(self.jobs.payload),
             self.jobs.payload.eq(meta.job),
             self.jobs.payload.kept.eq(kept),
             self.jobs.payload.fence.eq(meta.job.gradient & ~fenced),
-            meta_fifo.r_en.eq(columns.word.valid & (self.jobs.ready | skip)),
-            columns.word.ready.eq(meta_fifo.r_rdy & (self.jobs.ready | skip)),
+            taken.eq((self.jobs.valid & self.jobs.ready) | (meta_fifo.r_rdy & columns.word.valid & skip)),
+            meta_fifo.r_en.eq(taken),
+            columns.word.ready.eq(taken),
         ]
         return m

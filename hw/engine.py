@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.array_sequencer import ArraySequencer
 from hw.bias_gradient import BiasGradientAccumulator
-from hw.compactor import Compactor
+from hw.compactor import Compactor, job_layout
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.controller import Controller
 from hw.counters import Counters
@@ -32,6 +32,9 @@ from hw.row_bitmap import STATISTICS_WORDS, RowBitmapBuilder
 from hw.sieve import Sieve
 from hw.state_store import StateStore
 from hw.systolic_array import SystolicArray
+
+JOB_QUEUE = 4
+"""Jobs that wait for the array: the stationary inputs of the next ones load meanwhile."""
 
 
 class Core(wiring.Component):
@@ -106,6 +109,7 @@ class Core(wiring.Component):
         m.d.comb += self.run.eq(controller.run)
 
         # commands
+        settled = Signal()
         m.d.comb += [
             *[getattr(controller.sizes, n).eq(getattr(self, n.lower())) for n in ("H", "I", "B", "T")],
             controller.sizes_written.eq(self.sizes_written),
@@ -115,7 +119,7 @@ class Core(wiring.Component):
             controller.run_done.eq(output.done),
             controller.read_done.eq(output.done),
             controller.clear_done.eq(readout.done),
-            controller.settled.eq(fetch.idle & drain.idle),
+            controller.settled.eq(settled),
             controller.packet_error.valid.eq(self.error.valid),
             controller.packet_error.payload.eq(self.error.payload),
             self.running.eq(controller.active),
@@ -168,15 +172,20 @@ class Core(wiring.Component):
         m.d.comb += [steps.w_en.eq(builder.done), steps.w_data.eq(builder.rows_kept != 0)]
         join(steps.r_stream, sequencer.steps)
         m.d.comb += sequencer.inputs_done.eq(gates.inputs_done)
-        m.submodules.jobs = jobs = SyncFIFOBuffered(width=len(sequencer.jobs.payload.as_value()), depth=4)
-        m.d.comb += [
-            jobs.w_data.eq(sequencer.jobs.payload),
-            jobs.w_en.eq(sequencer.jobs.valid),
-            sequencer.jobs.ready.eq(jobs.w_rdy),
-            compactor.jobs.payload.eq(jobs.r_data),
-            compactor.jobs.valid.eq(jobs.r_rdy),
-            jobs.r_en.eq(compactor.jobs.ready),
-        ]
+        for name, source, sink in (
+            ("jobs", sequencer.jobs, compactor.jobs),
+            ("input_jobs", sequencer.input_jobs, inputs.jobs),
+        ):
+            queue = SyncFIFOBuffered(width=job_layout(c).size, depth=JOB_QUEUE)
+            m.submodules[name] = queue
+            m.d.comb += [
+                queue.w_data.eq(source.payload),
+                queue.w_en.eq(source.valid),
+                source.ready.eq(queue.w_rdy),
+                sink.payload.eq(queue.r_data),
+                sink.valid.eq(queue.r_rdy),
+                queue.r_en.eq(sink.ready),
+            ]
         join(flip(self.block_write), compactor.block_bitmap_write)
         join(flip(self.column_write), sequencer.column_bitmap_write)
         join(compactor.indices, fetch.indices)
@@ -185,7 +194,6 @@ class Core(wiring.Component):
         join(fetch.weight_request, weights.request)
         join(weights.word, fetch.weight_word)
         join(flip(self.weight_write), weights.write)
-        join(fetch.input_jobs, inputs.jobs)
         join(inputs.rows, array.inputs)
         join(fetch.operands, array.operands)
         join(array.partial_sums, fetch.partial_sums)
@@ -251,13 +259,25 @@ class Core(wiring.Component):
         join(readout.groups, output.groups)
         join(output.beats, flip(self.out))
 
+        # a run's work is over when every batch tile that the bitmap builder announced has left the array
+        all_issued, tiles_left = Signal(), Signal(2)
+        m.d.sync += tiles_left.eq(tiles_left + builder.done - fetch.step_done)
+        with m.If(controller.start | sequencer.done):
+            m.d.sync += all_issued.eq(sequencer.done)
+        m.d.comb += settled.eq(all_issued & (tiles_left == 0) & fetch.idle & drain.idle)
+
         # counters
         open_read = Signal()  # cycles of readouts: from the command to the packet's end
-        in_result = Signal()  # cycles of a run: from the start to the last statistics or dx beat
+        # cycles of a run: from the start to the last statistics or dx beat and the last weight gradient stored
+        in_result, has_result = Signal(), Signal()
         with m.If(controller.read | output.done):
             m.d.sync += open_read.eq(controller.read)
         with m.If(controller.start | output.result_done):
-            m.d.sync += in_result.eq(controller.start)
+            m.d.sync += has_result.eq(output.result_done)
+        with m.If(controller.start):
+            m.d.sync += in_result.eq(1)
+        with m.Elif(has_result & settled):
+            m.d.sync += in_result.eq(0)
         adds = {
             "CYCLES": in_result,
             "BUSY_CYCLES": fetch.busy,

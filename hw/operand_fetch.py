@@ -31,11 +31,10 @@ class OperandFetch(wiring.Component):
     """Asks the stores for the words of each index, joins them, and feeds the array one operand a cycle.
 
     Per index: `row_request` for dz', and `weight_request` (error) or `gradient_request` (gradient dataflow); answers
-    come in order after any time.  The first index of a gradient job sends `input_jobs`, so that its stationary
-    inputs load behind the running tile; its operand waits for `inputs_loaded`.  The last operand of an error job waits
-    for `drain_ready` and announces its tile on `drain_jobs`.  New dW words (`partial_sums`) are written back in order;
-    a job with `fence` waits until all older ones are.  `latency` = 4 cycles from an index to its operand, with stores
-    of 2 cycles.
+    come in order after any time.  The first operand of a gradient job waits for `inputs_loaded`, the last one of an
+    error job for `drain_ready`, and then announces its tile on `drain_jobs`.  New dW words (`partial_sums`) are written
+    back in order; a job with `fence` waits until all older ones are.  `latency` = 4 cycles from an index to its
+    operand, with stores of 2 cycles.
     """
 
     latency = 4
@@ -54,7 +53,6 @@ class OperandFetch(wiring.Component):
                 "gradient_request": Out(stream.Signature(range(words))),
                 "gradient_word": In(stream.Signature(gradient_word_layout(config))),
                 "gradient_write": Out(Flow(write_layout(gradient_word_layout(config), words))),
-                "input_jobs": Out(stream.Signature(job_layout(config))),
                 "inputs_loaded": In(1),
                 "inputs_taken": Out(1),
                 "drain_ready": In(1),
@@ -85,13 +83,12 @@ class OperandFetch(wiring.Component):
         meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
         in_array = Signal(range(gradient_latency(c) + 2 * self.in_flight))
         address, needs_weight, needs_gradient = Signal(range(c.weight_words)), Signal(), Signal()
-        may_issue, issue, loads = Signal(), Signal(), Signal()
+        issue = Signal()
         m.d.comb += [
             address.eq(job.tile * c.gate_rows + index.q),
             needs_weight.eq(~job.gradient & ~index.empty),
             needs_gradient.eq(job.gradient & ~index.empty),
-            loads.eq(job.gradient & index.first),
-            may_issue.eq(
+            issue.eq(
                 self.indices.valid
                 & meta_fifo.w_rdy
                 & (self.row_request.ready | index.empty)
@@ -99,9 +96,6 @@ class OperandFetch(wiring.Component):
                 & (self.gradient_request.ready | ~needs_gradient)
                 & ~(job.fence & index.first & (in_array != 0))
             ),
-            self.input_jobs.valid.eq(may_issue & loads),
-            self.input_jobs.payload.eq(job),
-            issue.eq(may_issue & (self.input_jobs.ready | ~loads)),
             self.indices.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
             self.row_request.payload.eq(index.q // rate + (job.slot * groups)),

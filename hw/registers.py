@@ -85,7 +85,7 @@ IDENTITY = 0x47535631
 """What ID reads: "GSV1"."""
 
 COUNTERS_64: dict[str, str] = {
-    "CYCLES": "Cycles from the start of the run to the last statistics or dx beat taken by the host.",
+    "CYCLES": "Cycles from the start of the run to the last statistics or dx beat taken and the last dW stored.",
     "BUSY_CYCLES": "Cycles in which the array took an operand.",
     "INDICES": "Row indices streamed into the array, of both dataflows.",
     "MACS": "Useful multiply-accumulates: each index counts the columns of its tile by the samples of its batch tile.",

@@ -23,6 +23,7 @@ _MEMORY = re.compile(rf"  reg (?:signed )?(?:\[(\d+):(\d+)\] )?({IDENTIFIER})\s*
 _DECLARATION = re.compile(rf"  (?:input|output|inout|wire|reg) (?:signed )?(?:\[\d+:\d+\] )?({IDENTIFIER})")
 _EMPTY_NET = re.compile(rf"  (?:wire|reg) (?:signed )?\[-1:0\] ({IDENTIFIER})\s*;")
 _ASSIGNMENT = re.compile(r"    [^=]* = ([^;]*);")
+_INITIAL_WORD = re.compile(r"    ([A-Za-z_]\w*)\[\d+\] = ")
 _TEMPORARY = re.compile(r"\\\$auto\$\S+ ")
 _NET_PORT = re.compile(r"\\port\$\d+\$\d+ ")
 
@@ -235,12 +236,32 @@ def _constants_executed(body: tuple[str, ...]) -> tuple[str, ...]:
     return (f"  reg {wake} = 0;", *result) if len(result) > len(body) else body
 
 
+def _memories_zeroed(body: tuple[str, ...]) -> tuple[str, ...]:
+    """The body with a loop of zeros for every memory that has no initial words: Amaranth's memories begin as zeros."""
+    set_up = {match[1] for line in body if (match := _INITIAL_WORD.match(line))}
+    result: list[str] = []
+    for line in body:
+        result.append(line)
+        match = _MEMORY.fullmatch(line)
+        if match is not None and match[3] not in set_up:
+            name, last = match[3], max(int(match[4]), int(match[5]))
+            width = abs(int(match[1] or 0) - int(match[2] or 0)) + 1
+            result += [
+                f"  initial begin : zero_{name}",
+                "    integer i;",
+                f"    for (i = 0; i <= {last}; i = i + 1) {name}[i] = {width}'d0;",
+                "  end",
+            ]
+    return tuple(result)
+
+
 def canonical(modules: Mapping[str, Module]) -> dict[str, Module]:
     """The same modules without what depends on their place in the text.
 
     Ports are ordered (clk, rst, then by name: instances connect them by name); ports that Amaranth named after a net
     number are numbered anew, in each module from 0; the temporaries of Yosys, numbered through the text, likewise.
     Two faults of the text are mended on the way: nets of no bits, and constants that simulators would never assign.
+    Memories without initial words get zeros, in a loop.
     """
     renamed = {name: _rename_ports(m.port_names) for name, m in modules.items()}
     result = {}
@@ -263,7 +284,7 @@ def canonical(modules: Mapping[str, Module]) -> dict[str, Module]:
             lambda child: child,
         )
         body = tuple(_TEMPORARY.sub(temporary, _NET_PORT.sub(net, line)) for line in marked)
-        body = _constants_executed(_without_empty_nets(body))
+        body = _memories_zeroed(_constants_executed(_without_empty_nets(body)))
         ports = sorted((own.get(n, n) for n in module.port_names), key=_port_order)
         result[name] = Module(name, tuple(ports), _declarations_sorted(body))
     return result

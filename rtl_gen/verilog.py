@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,27 @@ def top_name(config: EngineConfig) -> str:
     return f"gradsieve_{config.name}"
 
 
+@contextmanager
+def _zeros_left_out() -> Iterator[None]:
+    """Amaranth writes each initial bit of a memory; for stores of megabits of zeros that takes minutes.
+
+    Memories that begin as zeros are written without initial words, and `rtl_gen.netlist` gives them a loop.
+    """
+    from amaranth.back import rtlil
+
+    original = rtlil.ModuleEmitter.emit_memory
+
+    def emit_memory(self: Any, cell_index: int, cell: Any) -> None:
+        if any(cell.init):
+            original(self, cell_index, cell)
+
+    rtlil.ModuleEmitter.emit_memory = emit_memory
+    try:
+        yield
+    finally:
+        rtlil.ModuleEmitter.emit_memory = original
+
+
 def component_verilog(component: Any, name: str, header: str = "") -> str:
     """The Verilog of any Amaranth component whose signature is its ports, as the module `name`.
 
@@ -23,7 +46,8 @@ def component_verilog(component: Any, name: str, header: str = "") -> str:
     """
     from amaranth.back import verilog as backend
 
-    text = backend.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    with _zeros_left_out():
+        text = backend.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
     modules = plain_names(share(canonical(parse(text)), name))
     comment = "".join(f"// {line}".rstrip() + "\n" for line in header.splitlines())
     return "\n".join(filter(None, [comment, *(m.text() for m in modules.values())]))

@@ -29,7 +29,9 @@ VERILATOR_FLAGS = (
     "6000",
 )
 RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
-COMPILER_FLAGS = ("-std=c++20", "-O2", "-fPIC", "-w")
+COMPILER_FLAGS = ("-std=c++20", "-fPIC", "-w")
+FAST, SLOW = "-O2", "-O0"
+"""Optimisation of code that runs every cycle, and of Verilator's `__Slow` and symbol files, which run once."""
 
 
 def _run(command: list[str], env: dict[str, str], folder: Path) -> None:
@@ -46,7 +48,11 @@ def build(verilog: Path, top: str, stream_width: int) -> Path:
     """
     env = verilator_env()
     key = hashlib.sha256()
-    for part in (verilog.read_bytes(), SOURCE.read_bytes(), " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS)).encode()):
+    for part in (
+        verilog.read_bytes(),
+        SOURCE.read_bytes(),
+        " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS, FAST, SLOW)).encode(),
+    ):
         key.update(hashlib.sha256(part).digest())
 
     def make(folder: Path) -> None:
@@ -75,7 +81,12 @@ def build(verilog: Path, top: str, stream_width: int) -> Path:
 
         def compile_one(source: Path) -> str:
             target = objects / f"{source.stem}.o"
-            _run([*compiler, *COMPILER_FLAGS, *defines, *includes, "-c", str(source), "-o", str(target)], env, folder)
+            optimisation = SLOW if source.stem.endswith(("__Slow", "__Syms")) else FAST
+            _run(
+                [*compiler, *COMPILER_FLAGS, optimisation, *defines, *includes, "-c", str(source), "-o", str(target)],
+                env,
+                folder,
+            )
             return str(target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:

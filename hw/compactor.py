@@ -59,11 +59,11 @@ class Compactor(wiring.Component):
 
     Bitmaps are read a word of BITMAP_WORD bits a cycle, also across jobs; words of zeros cost nothing downstream, and
     `look_ahead` words are kept ready, so that bitmaps down to 2 % density stream without a bubble.  A job without any
-    index gives one beat marked `empty`.  First index `latency` = 8 cycles after an idle compactor takes its job.
+    index gives one beat marked `empty`.  First index `latency` = 7 cycles after an idle compactor takes its job.
     """
 
     look_ahead = 16
-    latency = 8
+    latency = 7
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

@@ -33,11 +33,11 @@ class OperandFetch(wiring.Component):
     Per index: `row_request` for dz', and `weight_request` (error) or `gradient_request` (gradient dataflow); answers
     come in order after any time.  The first operand of a gradient job waits for `inputs_loaded`, the last one of an
     error job for `drain_ready`, and then announces its tile on `drain_jobs`.  New dW words (`partial_sums`) are written
-    back in order; a job with `fence` waits until all older ones are.  `latency` = 4 cycles from an index to its
+    back in order; a job with `fence` waits until all older ones are.  `latency` = 3 cycles from an index to its
     operand, with stores of 2 cycles.
     """
 
-    latency = 4
+    latency = 3
     in_flight = 8
 
     def __init__(self, config: EngineConfig) -> None:

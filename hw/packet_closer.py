@@ -20,7 +20,8 @@ class PacketCloser(wiring.Component):
     """Passes beats on, one a cycle, `latency` = 1 cycle; `clear` cuts the packet off.
 
     A beat already offered stays offered, as the standard demands; if the packet was open, a beat with TKEEP 0 and
-    TLAST follows, so that no receiver waits for ever.  `open` is high between a packet's first and last beat.
+    TLAST follows, so that no receiver waits for ever.  `open` is high from a packet's first beat
+    until its last one has been taken.
     """
 
     latency = 1
@@ -37,8 +38,9 @@ class PacketCloser(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        out, free, closing = self.closed, Signal(), Signal()
+        out, free, closing, begun = self.closed, Signal(), Signal(), Signal()
         m.d.comb += [
+            self.open.eq(begun | out.valid),
             free.eq(~out.valid | out.ready),
             self.beats.ready.eq(free & ~closing & ~self.clear),
         ]
@@ -52,13 +54,13 @@ class PacketCloser(wiring.Component):
             with m.If(closing):
                 m.d.sync += [
                     closing.eq(0),
-                    self.open.eq(0),
+                    begun.eq(0),
                     out.payload.data.eq(0),
                     out.payload.keep.eq(0),
                     out.payload.last.eq(1),
                 ]
         with m.If(self.beats.valid & self.beats.ready):
-            m.d.sync += self.open.eq(~self.beats.payload.last)
-        with m.If(self.clear & self.open):
+            m.d.sync += begun.eq(~self.beats.payload.last)
+        with m.If(self.clear & begun):
             m.d.sync += closing.eq(1)
         return m

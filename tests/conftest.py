@@ -3,5 +3,30 @@
 from __future__ import annotations
 
 import os
+import random
+
+import pytest
 
 os.environ.setdefault("COLUMNS", "120")  # of the tables and messages that tests read
+
+SEED_VARIABLE = "GRADSIEVE_SEED"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the session's seed before any worker starts: they inherit it."""
+    os.environ.setdefault(SEED_VARIABLE, str(random.SystemRandom().getrandbits(32)))
+
+
+def session_seed() -> int:
+    """The seed of this session's random engines and runs."""
+    return int(os.environ[SEED_VARIABLE])
+
+
+def pytest_report_header() -> str:
+    """Print the seed, so that a failure can be run again."""
+    return f"seed: {session_seed()} (run the same again with {SEED_VARIABLE}={session_seed()})"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the seed with -q too."""
+    terminalreporter.write_line(f"seed: {SEED_VARIABLE}={session_seed()}")

@@ -8,9 +8,10 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from fpga.errors import DeviceError
 from fpga.packets import PacketFormat
 from fpga.simulator import Simulator
-from fpga.transport import DeviceError, Transport
+from fpga.transport import Transport
 from golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
 from golden.validation import check_inputs
 from hw.config import EngineConfig

@@ -77,6 +77,7 @@ void simulator_reset(Simulator* s) {
     t.rst = 1;
     for (int n = 0; n < 2; ++n) s->settle(), s->tick();
     t.rst = 0;
+    for (int n = 0; n < 2; ++n) s->settle(), s->tick();  // the engine registers its reset
 }
 
 // Returns the response (0: OKAY), or -1 if none came.

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fpga.errors import DeviceError
 from fpga.packets import Bytes
-from fpga.transport import DeviceError, Transport
+from fpga.transport import Transport
 from fpga.verilated import load
 from hw.config import EngineConfig
 

@@ -7,10 +7,6 @@ from abc import ABC, abstractmethod
 from fpga.packets import Bytes
 
 
-class DeviceError(RuntimeError):
-    """The engine, or the way to it, did not do what it must; the message says what and what helps."""
-
-
 class Transport(ABC):
     """Registers and packets of one engine.  Every method raises DeviceError when the engine does not answer."""
 

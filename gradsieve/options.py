@@ -37,13 +37,14 @@ class CommandError(Exception):
 
 def error_status(error: Exception) -> int | None:
     """The exit status of an error that the user can act on; None if the error is a defect of the program."""
+    from fpga.errors import DeviceError
     from hw.config import ConfigError
     from rtl_gen.generate import GenerateError
     from rtl_gen.verilator import ToolError
 
     if isinstance(error, UsageError | ConfigError):
         return 2
-    if isinstance(error, CommandError | GenerateError | ToolError):
+    if isinstance(error, CommandError | DeviceError | GenerateError | ToolError):
         return 1
     if isinstance(error, typer.TyperException):
         return error.exit_code

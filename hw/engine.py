@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, ResetInserter, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Module, Mux, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -27,6 +27,7 @@ from hw.packet_closer import PacketCloser
 from hw.packing import beat_layout
 from hw.readout import WeightGradientReadout
 from hw.register_file import RegisterFile, axi_lite_signature
+from hw.register_slice import RegisterSlice
 from hw.registers import COUNTERS_32, COUNTERS_64, IDENTITY
 from hw.row_bitmap import STATISTICS_WORDS, RowBitmapBuilder
 from hw.sieve import Sieve
@@ -310,13 +311,14 @@ class Core(wiring.Component):
 class Engine(wiring.Component):
     """The generated top: AXI4-Lite registers (`s_axil_*`), AXI4-Stream in (`s_axis_*`) and out (`m_axis_*`).
 
-    One clock `clk`, synchronous reset `rst`, active high.  Registers: `hw.registers`; packets: docs/streams.md.
+    One clock `clk`; synchronous reset `rst`, active high, registered once: the engine is ready two cycles after it
+    falls.  Registers: `hw.registers`; packets: docs/streams.md.
     """
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         width = config.stream_width
-        members: dict[str, Any] = {}
+        members: dict[str, Any] = {"clk": In(1), "rst": In(1)}
         for name, member in axi_lite_signature().members.items():
             members[f"s_axil_{name}"] = (In if member.flow is Out else Out)(member.shape)
         widths = {"tdata": width, "tkeep": width // 8, "tlast": 1, "tvalid": 1, "tready": 1}
@@ -333,6 +335,9 @@ class Engine(wiring.Component):
         m.submodules.registers = registers = RegisterFile()
         m.submodules.input_packets = packets = core.packets
         m.submodules.packet_closer = closer = PacketCloser(c.stream_width)
+        # both streams end in registers: no path runs through the engine from port to port
+        m.submodules.input_slice = input_slice = RegisterSlice(beat_layout(c.stream_width))
+        m.submodules.output_slice = output_slice = RegisterSlice(beat_layout(c.stream_width))
         soft_reset = Signal()
         m.submodules.core = ResetInserter(soft_reset)(core)
         m.d.comb += soft_reset.eq(core.soft_reset)
@@ -340,7 +345,8 @@ class Engine(wiring.Component):
         for name, member in axi_lite_signature().members.items():
             port, signal = getattr(self, f"s_axil_{name}"), getattr(registers.bus, name)
             m.d.comb += signal.eq(port) if member.flow is Out else port.eq(signal)
-        beat, out = packets.beats, closer.closed
+        beat, out = input_slice.source, closer.closed
+        wiring.connect(m, input_slice.sink, packets.beats)
         m.d.comb += [
             beat.payload.data.eq(self.s_axis_tdata),
             beat.payload.last.eq(self.s_axis_tlast),
@@ -362,8 +368,11 @@ class Engine(wiring.Component):
                 m.d.comb += outer.eq(inner) if member.flow is In else inner.eq(outer)
             else:
                 wiring.connect(m, outer, inner)
-        wiring.connect(m, core.out, closer.beats)
+        wiring.connect(m, core.out, output_slice.source)
+        wiring.connect(m, output_slice.sink, closer.beats)
         m.d.comb += [
+            input_slice.clear.eq(core.soft_reset & core.soft_resync),
+            output_slice.clear.eq(core.soft_reset),
             packets.clear.eq(core.soft_reset),
             packets.resync.eq(core.soft_resync),
             closer.clear.eq(core.soft_reset),
@@ -396,4 +405,11 @@ class Engine(wiring.Component):
             core.random_load.eq(registers.random_written),
             registers.random_live.eq(core.random_live),
         ]
-        return m
+        top = Module()
+        top.domains.sync = ClockDomain(reset_less=True)
+        reset = Signal(init=1)
+        top.d.comb += ClockSignal().eq(self.clk)
+        top.d.sync += reset.eq(self.rst)
+        # from a register: the reset is the widest net of all, and simulators follow every input through all logic
+        top.submodules.blocks = ResetInserter(reset)(m)
+        return top

@@ -164,7 +164,7 @@ class OperandFetch(wiring.Component):
             self.gradient_write.valid.eq(self.partial_sums.valid & back_out.write),
             self.gradient_write.payload.address.eq(back_out.address),
             self.gradient_write.payload.word.eq(self.partial_sums.payload),
-            self.idle.eq(~meta_fifo.r_rdy & (in_array == 0)),
+            self.idle.eq((meta_fifo.level == 0) & (in_array == 0)),
         ]
         m.d.sync += in_array.eq(in_array + (issue & job.gradient) - self.partial_sums.valid)
         return m

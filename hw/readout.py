@@ -150,7 +150,7 @@ class WeightGradientReadout(wiring.Component):
             matrix("INPUT", Section.INPUT, 0, run.x_tiles, "HIDDEN")  # asks for dW_ih
             matrix("HIDDEN", Section.HIDDEN, c.x_tiles, run.h_tiles, "FLUSH")  # asks for dW_hh
             with m.State("FLUSH"):  # until everything asked for has left
-                with m.If(~meta_fifo.r_rdy & ~self.groups.valid):
+                with m.If((meta_fifo.level == 0) & ~self.groups.valid):
                     m.d.comb += finished.eq(1)
                     m.next = "IDLE"
         m.d.comb += self.done.eq(finished)

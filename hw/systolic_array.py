@@ -54,8 +54,9 @@ class SystolicArray(wiring.Component):
     the first `drain_latency` cycles later.  Row j of a tile finishes one cycle after row j - 1, so one drain register
     a lane serves the whole column; two operands marked `last` must therefore be at least R cycles apart.
     gradient: every operand's new dW word appears on `partial_sums`, `gradient_latency` cycles later.
-    `inputs`: rows of the next gradient tile's stationary operand, taken at any time after the first operand of the
-    current one, complete at least one cycle before the first operand of the next.
+    `inputs`: rows of the next gradient tile's stationary operand, row j at the earliest j + 1 cycles after the first
+    operand of the current one (rows in order from the next cycle on are), complete at least one cycle before the first
+    operand of the next.
     """
 
     def __init__(self, config: EngineConfig) -> None:

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from fpga.device import Device
+from fpga.errors import DeviceError
 from fpga.packets import PacketFormat
 from fpga.simulator import Simulator
-from fpga.transport import DeviceError
 from golden.backward import backward
 from golden.random_case import random_case
 from golden.types import SieveMode

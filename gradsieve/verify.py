@@ -1,0 +1,111 @@
+"""`gradsieve verify`: runs the testbenches for a config and says what they compared and covered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gradsieve.options import (
+    ConfigArgument,
+    JsonOption,
+    PresetOption,
+    UsageError,
+    console,
+    errors,
+    resolve_config,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from tb.runner import BenchResult
+
+
+def command(
+    config: ConfigArgument = None,
+    preset: PresetOption = None,
+    block: Annotated[
+        list[str] | None,
+        typer.Option("--block", "-b", metavar="NAME", help="Only this block's bench; may be repeated."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", "-s", min=0, help="Seed of all random values.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Repeat the random tests so many times.")] = 1,
+    waves: Annotated[bool, typer.Option("--waves", help="Keep a waveform file of each bench (slow).")] = False,
+    json: JsonOption = None,
+) -> int:
+    """Simulate an engine and its blocks, and compare every result with the golden model, to the last bit.
+
+    Each block has a bench of its own; the bench `engine` drives the whole engine through its buses. The first run
+    builds the simulations, later ones find them built. The exit status is 0 only if every bench passed.
+
+    *Examples:*
+
+    gradsieve verify --preset tiny
+
+    gradsieve verify my_engine.toml --block engine --seed 7 --waves
+    """
+    from tb.blocks import BLOCKS
+    from tb.runner import run_bench
+
+    engine = resolve_config(config, preset)
+    names = list(dict.fromkeys(block)) if block else list(BLOCKS)
+    for name in names:
+        if name not in BLOCKS:
+            raise UsageError(f"there is no block {name!r}; there are {', '.join(BLOCKS)}")
+    results: list[BenchResult] = []
+    with _progress() as progress:
+        task = progress.add_task(f"verifying {engine.name}", total=len(names))
+        for name in names:
+            progress.update(task, description=f"verifying {engine.name}: {name}")
+            results.append(run_bench(name, engine, seed=seed, waves=waves, rounds=rounds))
+            progress.advance(task)
+    if json is not None:
+        write_json(json, {"config": engine.name, "seed": seed, "benches": [r.as_dict() for r in results]})
+    _show(engine.name, results)
+    return 0 if all(r.passed for r in results) else 1
+
+
+def _progress() -> Progress:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    screen = errors()
+    return Progress(*columns, console=screen, transient=True, disable=not screen.is_terminal)
+
+
+def _show(engine: str, results: list[BenchResult]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    screen = console()
+    table = Table(title=f"verification of {engine}")
+    table.add_column("block", overflow="fold")
+    for heading in ("tests", "comparisons", "mismatches", "coverage", "cycles", "seconds"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for r in results:
+        table.add_row(
+            r.block,
+            f"{r.tests - len(r.failures)}/{r.tests}",
+            f"{r.comparisons:,}",
+            f"{r.mismatches:,}",
+            f"{r.coverage:.1f} %",
+            f"{r.cycles:,}",
+            f"{r.seconds:.1f}",
+            "[green]passed[/]" if r.passed else "[bold red]failed[/]",
+        )
+    screen.print(table)
+    for r in results:
+        for test, message in r.failures.items():
+            first = message.splitlines()[0] if message else ""
+            screen.print(f"[bold red]{r.block}.{test}[/]: {escape(first)}", highlight=False, soft_wrap=True)
+        if r.waves:
+            screen.print(f"waveforms of {r.block}: {r.waves}", highlight=False, markup=False, soft_wrap=True)
+    passed = sum(r.passed for r in results)
+    comparisons, mismatches = sum(r.comparisons for r in results), sum(r.mismatches for r in results)
+    screen.print(
+        f"{passed} of {len(results)} benches passed; {comparisons:,} comparisons, {mismatches:,} mismatches",
+        highlight=False,
+    )

@@ -1,0 +1,40 @@
+"""Register slice: cuts every combinational path of a stream, at full throughput."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+
+class RegisterSlice(wiring.Component):
+    """Passes a stream on, `latency` = 1 cycle, one payload a cycle; valid, ready and payload all come from registers.
+
+    Two payloads fit: the one offered, and the one that came in the cycle in which its `ready` could not yet tell.
+    `clear` forgets both.
+    """
+
+    latency = 1
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+        super().__init__({"source": In(stream.Signature(shape)), "sink": Out(stream.Signature(shape)), "clear": In(1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        source, sink = self.source, self.sink
+        spare, spare_valid = Signal(self.shape, reset_less=True), Signal()
+        m.d.comb += source.ready.eq(~spare_valid)
+        with m.If(~sink.valid | sink.ready):
+            m.d.sync += [sink.valid.eq(source.valid | spare_valid), spare_valid.eq(0)]
+            with m.If(spare_valid):
+                m.d.sync += sink.payload.eq(spare)
+            with m.Else():
+                m.d.sync += sink.payload.eq(source.payload)
+        with m.Elif(source.valid & source.ready):
+            m.d.sync += [spare.eq(source.payload), spare_valid.eq(1)]
+        with m.If(self.clear):
+            m.d.sync += [sink.valid.eq(0), spare_valid.eq(0)]
+        return m

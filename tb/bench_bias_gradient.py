@@ -1,0 +1,93 @@
+"""Bench of the bias gradient accumulator: sums of rows, reads and clears against plain integers."""
+
+from __future__ import annotations
+
+from amaranth.hdl import signed
+
+from hw.bias_gradient import BiasGradientAccumulator
+from hw.gate_gradient import gate_rows_layout
+from hw.memory import write_layout
+from tb.coverage import CORNERS, corner, cover
+from tb.environment import Bench, test
+
+_sample = cover(
+    "bias_gradient",
+    {"distance": ["shortest", "longer"], "element": CORNERS, "request": ["all rows", "random"], "clear": [False, True]},
+)
+
+
+def ports(bench: Bench) -> tuple[int, int]:
+    """Groups and rows a group."""
+    rate = bench.config.gate_rows_per_cycle
+    return bench.config.gate_rows // rate, rate
+
+
+async def clear(bench: Bench, rows: list[int]) -> None:
+    """Zero rows."""
+    source = bench.source("clear", range(bench.config.gate_rows))
+    source.send(rows)
+    await bench.run(lambda: source.done)
+
+
+async def read(bench: Bench, rows: list[int], idle: str, stall: str) -> list[int]:
+    """Ask for rows."""
+    c = bench.config
+    bench.fresh()
+    request = bench.source("request", range(c.gate_rows), idle)
+    word = bench.sink("word", signed(c.formats.weight_grad_width), stall)
+    request.send(rows)
+    await bench.run(lambda: len(word) == len(rows))
+    return word.values
+
+
+async def add(bench: Bench, db: list[int], count: int, idle: str) -> None:
+    """Add groups of rows; one group returns after `latency` cycles at the earliest."""
+    c, rng, form = bench.config, bench.rng, bench.config.formats.gradient
+    groups, rate = ports(bench)
+    bench.fresh()
+    source = bench.source("rows", write_layout(gate_rows_layout(c), groups), idle)
+    recent = [-1] * BiasGradientAccumulator.latency
+    for _ in range(count):
+        shortest = recent[0] >= 0 and rng.random() < 0.3
+        group = recent[0] if shortest else rng.choice([g for g in range(groups) if g not in recent[1:]] or [None])
+        if group is None:
+            source.send([None])
+            recent = [*recent, -1][-BiasGradientAccumulator.latency :]
+            continue
+        if group in recent[1:]:
+            continue
+        word = [
+            [rng.choice((form.minimum, form.maximum, 0, rng.randint(form.minimum, form.maximum))) for _ in range(c.C)]
+            for _ in range(rate)
+        ]
+        source.send([{"address": group, "word": word}])
+        for r in range(rate):
+            db[group * rate + r] += sum(word[r])
+        _sample({"distance": "shortest" if shortest else "longer", "element": corner(word[0][0], form)})
+        recent = [*recent, group][-BiasGradientAccumulator.latency :]
+    await bench.run(lambda: source.done)
+    await bench.run_for(BiasGradientAccumulator.latency)
+
+
+@test
+async def sums(bench: Bench) -> None:
+    """Rows at full speed and with gaps, read back in any order, cleared one by one."""
+    rows = bench.config.gate_rows
+    everything = list(range(rows))
+    await clear(bench, everything)
+    db = [0] * rows
+    for idle in ("none", "half", "bursts") * bench.rounds:
+        await add(bench, db, 200, idle)
+        values = await read(bench, everything, "none", "none")
+        bench.scoreboard.sequence("db", values, db)
+        _sample({"request": "all rows", "clear": False})
+        some = [bench.rng.randrange(rows) for _ in range(40)]
+        values = await read(bench, some, bench.pattern(), bench.pattern())
+        bench.scoreboard.sequence("db of some rows", values, [db[q] for q in some])
+        cleared = bench.rng.sample(everything, rows // 3)
+        bench.fresh()
+        await clear(bench, cleared)
+        for q in cleared:
+            db[q] = 0
+        bench.scoreboard.sequence("db after the clear", await read(bench, everything, "none", "half"), db)
+        _sample({"request": "random", "clear": True})

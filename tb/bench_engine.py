@@ -1,0 +1,201 @@
+"""Bench of the whole engine through its buses: every mode and mask, accumulation, readout, faults and resets."""
+
+from __future__ import annotations
+
+import random
+from itertools import product
+
+import torch
+from cocotb.triggers import ClockCycles
+
+from golden.arithmetic import requantize
+from golden.random_case import MASK_KINDS, random_case
+from golden.types import SieveMode
+from hw.config import EngineConfig
+from hw.formats import FixedPoint
+from hw.registers import BY_NAME, COUNTERS_32, IDENTITY
+from tb.coverage import cover, fit, fits
+from tb.engine_host import Case, EngineHost, golden
+from tb.environment import Bench, config, test
+from tb.stream import PATTERNS
+
+_CONFIG = config()
+LARGEST = 10
+"""Sizes that are drawn stay up to this in large engines: a bench is no benchmark."""
+
+
+def largest(c: EngineConfig) -> tuple[int, int, int, int]:
+    """The largest sizes that are drawn, two tiles and a partial one of each where the engine has them."""
+    return (
+        min(c.max_H, max(LARGEST, c.R + 2)),
+        min(c.max_I, max(LARGEST, c.R + 2)),
+        min(c.max_B, max(6, 2 * c.C + 1)),
+        min(c.max_T, 4),
+    )
+
+
+_TOP_H, _TOP_I, _TOP_B, _TOP_T = largest(_CONFIG)
+_sample = cover(
+    "engine",
+    {
+        "mode": [m.name for m in SieveMode],
+        "masks": MASK_KINDS,
+        "H": fits(_CONFIG.R, _TOP_H),
+        "I": fits(_CONFIG.R, _TOP_I),
+        "B": fits(_CONFIG.C, _TOP_B),
+        "T": ["one", "more"] if _TOP_T > 1 else ["one"],
+        "seed": [False, True],
+        "tape": ["before start", "after start"],
+        "input": PATTERNS,
+        "output": PATTERNS,
+        "saturated": [False, True],
+        "rows": ["none", "some", "all"],
+    },
+    [("mode", "masks")],
+)
+
+
+def draw_sizes(rng: random.Random, c: EngineConfig) -> tuple[int, int, int, int]:
+    """Sizes of a run: ends now and then, else anything."""
+    return tuple(rng.choice((1, top, rng.randint(1, top), rng.randint(1, top))) for top in largest(c))  # type: ignore[return-value]
+
+
+def draw_case(bench: Bench, mode: SieveMode | None = None, masks: str | None = None) -> Case:
+    """A random run."""
+    sizes = draw_sizes(bench.rng, bench.config)
+    return random_case(bench.config, bench.rng.getrandbits(32), sizes=sizes, mode=mode, masks=masks)  # type: ignore[arg-type]
+
+
+def make_host(bench: Bench) -> EngineHost:
+    """The host, at full speed."""
+    return EngineHost(bench.dut, bench.config, bench.scoreboard)
+
+
+async def random_run(bench: Bench, host: EngineHost, mode: SieveMode, masks: str, idle: str, stall: str) -> None:
+    """One random run with gaps on all buses."""
+    c, rng = bench.config, bench.rng
+    case = draw_case(bench, mode, masks)
+    host.pauses(idle, stall, "none" if idle == stall == "none" else rng.choice(("none", "half")), rng)
+    seed, tape_first = rng.random() < 0.7, rng.random() < 0.5
+    H, I, B, T = case[1].sizes
+    expected = await host.run(case, seed, tape_first, f"{mode.name} {masks} H {H} I {I} B {B} T {T}")
+    kept = expected.rows_kept
+    s = expected.saturations
+    _sample(
+        {
+            "mode": mode.name,
+            "masks": masks,
+            "H": fit(H, c.R, _TOP_H),
+            "I": fit(I, c.R, _TOP_I),
+            "B": fit(B, c.C, _TOP_B),
+            "T": "one" if T == 1 else "more",
+            "seed": seed,
+            "tape": "before start" if tape_first else "after start",
+            "input": idle,
+            "output": stall,
+            "saturated": s.gate + s.factor + s.sieve + s.error > 0,
+            "rows": "all" if bool(kept.all()) else "some" if bool(kept.any()) else "none",
+        }
+    )
+
+
+@test
+async def identity(bench: Bench) -> None:
+    """What the read-only registers say of the engine."""
+    c, host = bench.config, make_host(bench)
+    digest = int(c.digest, 16)
+    expected = {
+        "ID": IDENTITY,
+        "DIGEST_LOW": digest & 0xFFFFFFFF,
+        "DIGEST_HIGH": digest >> 32,
+        "ARRAY": c.R | c.C << 8 | c.gate_rows_per_cycle << 16 | c.stream_width // 8 << 24,
+        "MAX_HI": c.max_H | c.max_I << 16,
+        "MAX_BT": c.max_B | c.max_T << 16,
+        "TERMS": 0,
+        "RANDOM": BY_NAME["RANDOM"].reset,
+        **dict.fromkeys(COUNTERS_32, 0),
+    }
+    for name, value in expected.items():
+        bench.scoreboard.equal(name, await host.read(name), value)
+    await host.idle()
+    bench.scoreboard.equal("STATUS", await host.read("STATUS"), 0)
+
+
+@test
+async def modes_and_masks(bench: Bench) -> None:
+    """Every mode with every kind of masks, at random sizes."""
+    host = make_host(bench)
+    for n, (mode, masks) in enumerate(list(product(SieveMode, MASK_KINDS)) * bench.rounds):
+        # every second run at full speed, the others through all patterns
+        idle, stall = ("none", "none") if n % 2 else (PATTERNS[n // 2 % 5], PATTERNS[(n // 2 * 2 + 1) % 5])
+        await random_run(bench, host, mode, masks, idle, stall)
+
+
+@test
+async def accumulation(bench: Bench) -> None:
+    """Gradients add up over runs; reads keep or clear them, exactly or requantized."""
+    c, host = bench.config, make_host(bench)
+    f = c.formats
+    for _ in range(bench.rounds):
+        sizes = draw_sizes(bench.rng, c)
+        cases = [random_case(c, bench.rng.getrandbits(32), sizes=sizes) for _ in range(2)]
+        total: list[torch.Tensor] = []
+        for case in cases:
+            expected = golden(c, case)
+            await host.load(case)
+            await host.start(case)
+            await host.check_result(expected, "one of two runs")
+            new = [expected.dw_ih, expected.dw_hh, expected.db]
+            total = [a + b for a, b in zip(total, new, strict=True)] if total else new
+        bench.scoreboard.equal("TERMS of two runs", await host.read("TERMS"), 2 * sizes[2] * sizes[3])
+        for fraction in (0, bench.rng.randint(0, f.bias_grad.fraction), f.bias_grad.fraction):
+            short = FixedPoint(width=32, fraction=min(fraction, 31))
+            saturated = 0
+            read = await host.read_gradients(exact=False, keep=True, fraction=fraction)
+            for name, actual, exact, form in zip(
+                ("dW_ih", "dW_hh", "db"), read, total, (f.weight_grad, f.weight_grad, f.bias_grad), strict=True
+            ):
+                rounded, count = requantize(exact, form.fraction, short)
+                saturated += count
+                bench.scoreboard.tensors(f"{name} at fraction {fraction}", actual, rounded)
+            await host.idle()
+            bench.scoreboard.equal("SATURATED_READ", await host.read("SATURATED_READ"), saturated)
+        for what, values in (("kept", total), ("cleared", [0 * t for t in total])):
+            read = await host.read_gradients()
+            for name, actual, value in zip(("dW_ih", "dW_hh", "db"), read, values, strict=True):
+                bench.scoreboard.tensors(f"{what} {name}", actual, value)
+            await host.idle()
+            bench.scoreboard.equal("TERMS after a read that clears", await host.read("TERMS"), 0)
+
+
+@test
+async def clear_command(bench: Bench) -> None:
+    """`clear` zeroes what a run has accumulated."""
+    host = make_host(bench)
+    case = draw_case(bench, SieveMode.DENSE, "none")
+    await host.load(case)
+    await host.start(case)
+    await host.check_result(golden(bench.config, case), "run before the clear")
+    await host.command("clear")
+    await host.idle()
+    bench.scoreboard.equal("TERMS after the clear", await host.read("TERMS"), 0)
+    for name, actual in zip(("dW_ih", "dW_hh", "db"), await host.read_gradients(), strict=True):
+        bench.scoreboard.equal(f"{name} after the clear", int(actual.abs().sum()), 0)
+
+
+@test
+async def hard_reset(bench: Bench) -> None:
+    """A reset in the middle of a run, wherever it is: the next run is bit-exact."""
+    host = make_host(bench)
+    for _ in range(3 * bench.rounds):
+        case = draw_case(bench)
+        await host.load(case)
+        await host.start(case)
+        await ClockCycles(bench.dut.clk, bench.rng.randint(1, 600))
+        bench.dut.rst.value = 1
+        await ClockCycles(bench.dut.clk, 3)
+        bench.dut.rst.value = 0
+        await ClockCycles(bench.dut.clk, 1)
+        while not host.sink.empty():
+            host.sink.recv_nowait()
+        await host.run(draw_case(bench), what="after the reset")

@@ -1,0 +1,216 @@
+"""The engine's host in a bench: cocotbext-axi models on its three buses, and runs as golden speaks of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from cocotb.triggers import ClockCycles, with_timeout
+from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiStreamBus, AxiStreamFrame, AxiStreamSink, AxiStreamSource
+
+from fpga.packets import PacketFormat
+from golden.backward import backward
+from golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
+from hw.config import EngineConfig
+from hw.registers import BY_NAME, COUNTERS_64, ErrorCode
+from tb.scoreboard import Scoreboard
+from tb.stream import gaps
+
+TIMEOUT_US = 2_000
+"""Longest wait for a packet: 200,000 cycles."""
+
+Case = tuple[Weights, Tape, Sieve, Masks]
+
+
+class EngineHost:
+    """Registers by name, packets as bytes, runs as tensors."""
+
+    def __init__(self, dut: Any, config: EngineConfig, scoreboard: Scoreboard) -> None:
+        self.dut, self.config, self.scoreboard = dut, config, scoreboard
+        self.registers = AxiLiteMaster(AxiLiteBus.from_prefix(dut, "s_axil"), dut.clk, dut.rst)
+        self.source = AxiStreamSource(AxiStreamBus.from_prefix(dut, "s_axis"), dut.clk, dut.rst)
+        self.sink = AxiStreamSink(AxiStreamBus.from_prefix(dut, "m_axis"), dut.clk, dut.rst)
+        self.loaded = PacketFormat(config, 1, 1, 1, 1)
+
+    def pauses(self, idle: str, stall: str, bus: str, rng: random.Random) -> None:
+        """Idle pattern of the input stream, backpressure of the output stream, and both on the register bus."""
+        for model, pattern in ((self.source, idle), (self.sink, stall)):
+            model.set_pause_generator(None if pattern == "none" else gaps(pattern, rng))
+            model.pause = False
+        write, read = self.registers.write_if, self.registers.read_if
+        for channel in (write.aw_channel, write.w_channel, write.b_channel, read.ar_channel, read.r_channel):
+            channel.set_pause_generator(None if bus == "none" else gaps(bus, rng))
+            channel.pause = False
+
+    # registers
+
+    async def write(self, name: str, value: int) -> None:
+        """Write a register."""
+        await self.registers.write_dword(BY_NAME[name].offset, value & 0xFFFFFFFF)
+
+    async def read(self, name: str) -> int:
+        """Read a register; a 64-bit counter by its name without LOW and HIGH."""
+        if name in COUNTERS_64:
+            low = await self.registers.read_dword(BY_NAME[f"{name}_LOW"].offset)
+            return low | await self.registers.read_dword(BY_NAME[f"{name}_HIGH"].offset) << 32
+        return await self.registers.read_dword(BY_NAME[name].offset)
+
+    async def set_fields(self, register: str, **values: int) -> None:
+        """Write a register by its fields; those not named are zero."""
+        word = 0
+        for name, value in values.items():
+            word |= int(value) << BY_NAME[register].field(name).lsb
+        await self.write(register, word)
+
+    async def command(self, *names: str) -> None:
+        """Give commands by setting their bits of CONTROL."""
+        await self.set_fields("CONTROL", **dict.fromkeys(names, 1))
+
+    async def status(self, name: str) -> int:
+        """A field of STATUS."""
+        field = BY_NAME["STATUS"].field(name)
+        return await self.read("STATUS") >> field.lsb & (1 << field.width) - 1
+
+    async def error(self) -> ErrorCode:
+        """STATUS.error."""
+        return ErrorCode(await self.status("error"))
+
+    async def idle(self) -> None:
+        """Wait until no command is under way."""
+        for _ in range(5000):
+            if not await self.status("busy"):
+                return
+            await ClockCycles(self.dut.clk, 20)
+        raise AssertionError("the engine stays busy")
+
+    async def soft_reset(self, resync: bool = False) -> None:
+        """Soft reset, and whatever was on its way out is thrown away."""
+        await self.command("soft_reset", *(["resync"] if resync else []))
+        await self.idle()
+        await ClockCycles(self.dut.clk, 50)
+        while not self.sink.empty():
+            self.sink.recv_nowait()
+
+    # packets
+
+    async def send(self, packets: Iterable[Any]) -> None:
+        """Queue packets."""
+        for packet in packets:
+            await self.source.send(AxiStreamFrame(bytearray(np.asarray(packet, np.uint8).tobytes())))
+
+    async def receive(self) -> np.ndarray:
+        """The next packet.  Raises an error after TIMEOUT_US."""
+        frame = await with_timeout(self.sink.recv(compact=False), TIMEOUT_US, "us")
+        self.scoreboard.equal("TKEEP of a packet", set(frame.tkeep), {1})
+        return np.frombuffer(bytes(frame.tdata), np.uint8)
+
+    # runs
+
+    async def set_sizes(self, tape: Tape) -> PacketFormat:
+        """Write the sizes of a run."""
+        for name, value in zip("HIBT", tape.sizes, strict=True):
+            await self.write(name, value)
+        self.loaded = PacketFormat(self.config, *tape.sizes)
+        return self.loaded
+
+    async def load(self, case: Case, seed: bool = True, state_out: bool = True) -> None:
+        """Sizes, modes, weights, masks and seeds of a run."""
+        weights, tape, sieve, masks = case
+        packets = await self.set_sizes(tape)
+        await self.send(packets.weights(weights))
+        if masks.block is not None:
+            await self.send([packets.block_mask(masks.block)])
+        if masks.column is not None:
+            await self.send([packets.column_mask(masks.column)])
+        if seed:
+            await self.send([packets.seed(tape.dh, tape.dc)])
+        await self.source.wait()
+        await self.write("TAU", sieve.tau)
+        await self.write("RANDOM", sieve.random)
+        await self.set_fields(
+            "MODE",
+            sieve=sieve.mode,
+            seed=seed,
+            block_mask=masks.block is not None,
+            column_mask=masks.column is not None,
+            state_out=state_out,
+        )
+
+    async def start(self, case: Case, tape_first: bool = False) -> None:
+        """Start the run that is loaded, and send its tape, before the start if `tape_first`."""
+        tape = [self.loaded.tape(case[1])]
+        if tape_first:
+            await self.send(tape)
+        # the last load packet may still be on its way: a start must not find the engine with it open
+        while await self.status("input_open") and not tape_first:
+            pass
+        await self.command("start")
+        if not tape_first:
+            await self.send(tape)
+
+    async def read_gradients(self, exact: bool = True, keep: bool = False, fraction: int = 0) -> tuple[Any, Any, Any]:
+        """dW_ih, dW_hh and db by a read command."""
+        await self.set_fields("READ_MODE", exact=exact, keep=keep, fraction=fraction)
+        await self.command("read")
+        return self.loaded.gradients(await self.receive(), exact)
+
+    async def run(self, case: Case, seed: bool = True, tape_first: bool = False, what: str = "run") -> Gradients:
+        """One whole run with its exact readout, compared with golden; returns what golden says."""
+        expected = golden(self.config, case, seed)
+        await self.load(case, seed)
+        await self.start(case, tape_first)
+        await self.check_result(expected, what)
+        await self.check_counters(expected, what)
+        self.scoreboard.equal(f"{what}: TERMS", await self.read("TERMS"), case[1].sizes[2] * case[1].sizes[3])
+        await self.check_weights(expected, what)
+        return expected
+
+    async def check_result(self, expected: Gradients, what: str) -> None:
+        """Compare the RESULT packet."""
+        result = self.loaded.result(await self.receive())
+        for name in ("dx", "rows_kept", "elements_kept", "dh0", "dc0"):
+            self.scoreboard.tensors(f"{what}: {name}", getattr(result, name), getattr(expected, name))
+        await self.idle()
+        self.scoreboard.equal(f"{what}: error", await self.error(), ErrorCode.NONE)
+
+    async def check_counters(self, expected: Gradients, what: str) -> None:
+        """Compare the counters that golden knows."""
+        saturations: Saturations = expected.saturations
+        counters = {
+            "INDICES": expected.indices,
+            "MACS": expected.macs,
+            "ROWS_KEPT": int(expected.rows_kept.sum()),
+            "ELEMENTS_KEPT": int(expected.elements_kept.sum()),
+            "SATURATED_GATE": saturations.gate,
+            "SATURATED_FACTOR": saturations.factor,
+            "SATURATED_SIEVE": saturations.sieve,
+            "SATURATED_ERROR": saturations.error,
+            "RANDOM": expected.random,
+        }
+        for name, value in counters.items():
+            self.scoreboard.equal(f"{what}: {name}", await self.read(name), value)
+        busy, cycles = await self.read("BUSY_CYCLES"), await self.read("CYCLES")
+        # empty jobs are busy cycles without an index, and the last dW may follow the last dx
+        self.scoreboard.equal(f"{what}: BUSY_CYCLES {busy} >= INDICES", busy >= expected.indices, True)
+        self.scoreboard.equal(f"{what}: CYCLES {cycles} of a run", cycles > 0, True)
+
+    async def check_weights(self, expected: Gradients, what: str) -> None:
+        """Read the weight gradients exactly, clear them, and compare."""
+        dw_ih, dw_hh, db = await self.read_gradients()
+        self.scoreboard.tensors(f"{what}: dW_ih", dw_ih, expected.dw_ih)
+        self.scoreboard.tensors(f"{what}: dW_hh", dw_hh, expected.dw_hh)
+        self.scoreboard.tensors(f"{what}: db", db, expected.db)
+        await self.idle()
+
+
+def golden(config: EngineConfig, case: Case, seed: bool = True) -> Gradients:
+    """What golden makes of a run, without its seeds if the engine does not get them."""
+    weights, tape, sieve, masks = case
+    if not seed:
+        zero = torch.zeros_like(tape.dh)
+        tape = dataclasses.replace(tape, dh=zero, dc=zero)
+    return backward(config, weights, tape, sieve, masks)

@@ -1,0 +1,70 @@
+"""`gradsieve verify`, as it is typed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import tb.runner
+from gradsieve.cli import main
+from hw.config import EngineConfig
+from tb.blocks import BLOCKS
+from tb.runner import BenchResult
+
+
+def result(block: str, config: EngineConfig, seed: int = 1, **_: Any) -> BenchResult:
+    """What a bench that passes gives."""
+    return BenchResult(block, config.name, seed, 3, {}, 1234, 0, 500, 19, 20)
+
+
+def test_one_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "result.json"
+    assert main(["verify", "--preset", "tiny", "--block", "state_store", "--seed", "3", "--json", str(file)]) == 0
+    out, err = capsys.readouterr()
+    assert "1 of 1 benches passed" in out
+    assert "passed" in out
+    assert err == ""
+    (bench,) = json.loads(file.read_text())["benches"]
+    assert bench["block"] == "state_store"
+    assert bench["seed"] == 3
+    assert bench["passed"] is True
+    assert bench["comparisons"] > 100
+    assert bench["mismatches"] == 0
+
+
+def test_every_block_by_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(tb.runner, "run_bench", result)
+    assert main(["verify", "--preset", "tiny"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in BLOCKS)
+    assert f"{len(BLOCKS)} of {len(BLOCKS)} benches passed; {1234 * len(BLOCKS):,} comparisons, 0 mismatches" in out
+    assert "95.0 %" in out
+
+
+@pytest.mark.parametrize(
+    "change", [{"failures": {"tiles": "1 of 5 differ: dx: is 3, should be 4"}}, {"mismatches": 2}, {"comparisons": 0}]
+)
+def test_a_bench_that_fails_is_status_1(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*arguments: Any, **settings: Any) -> BenchResult:
+        return dataclasses.replace(result(*arguments, **settings), **change)
+
+    monkeypatch.setattr(tb.runner, "run_bench", fails)
+    assert main(["verify", "--preset", "tiny", "--block", "drain"]) == 1
+    out = capsys.readouterr().out
+    assert "failed" in out
+    assert "0 of 1 benches passed" in out
+    assert "failures" not in change or "drain.tiles: 1 of 5 differ: dx: is 3, should be 4" in out
+
+
+def test_an_unknown_block_is_one_line_and_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--preset", "tiny", "--block", "nothing"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: there is no block 'nothing'; there are register_file, ")
+    assert len(err.splitlines()) == 1

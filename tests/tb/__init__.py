@@ -1,0 +1,1 @@
+"""Tests of the testbenches, and the testbenches themselves."""

@@ -1,0 +1,71 @@
+"""Every bench, for the smallest engine; with `heavy`, more seeds, rounds and configs."""
+
+from __future__ import annotations
+
+import pytest
+
+from hw.config import EngineConfig, preset
+from hw.formats import FixedPoint, Formats
+from tb.blocks import BLOCKS
+from tb.runner import BenchResult, run_bench
+
+BATCH_ONE = EngineConfig(name="batch_one", R=4, C=1, max_H=6, max_I=5, max_B=1, max_T=5, gate_rows_per_cycle=4)
+"""One lane as in the preset `edge`, and the fastest gate gradient unit."""
+
+ODD = EngineConfig(
+    name="odd",
+    R=3,
+    C=3,
+    max_H=19,
+    max_I=7,
+    max_B=5,
+    max_T=3,
+    gate_rows_per_cycle=2,
+    stream_width=128,
+    formats=Formats(
+        weight=FixedPoint(width=10, fraction=7),
+        activation=FixedPoint(width=12, fraction=11),
+        cell=FixedPoint(width=14, fraction=9),
+        input=FixedPoint(width=9, fraction=6),
+        gradient=FixedPoint(width=13, fraction=8),
+        weight_grad_width=27,
+    ),
+)
+"""No power of two anywhere, two bitmap words, formats of different widths, and room for 127 terms only."""
+
+
+def check(result: BenchResult, coverage: float) -> None:
+    """The bench passed, and has seen what it should."""
+    assert not result.failures
+    assert result.passed
+    assert result.coverage >= coverage, result.uncovered
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_tiny(block: str) -> None:
+    check(run_bench(block, preset("tiny")), coverage=95)
+
+
+@pytest.mark.parametrize("config", [BATCH_ONE, ODD], ids=lambda c: c.name)
+def test_engine_of_another_shape(config: EngineConfig) -> None:
+    check(run_bench("engine", config), coverage=90)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("config", [BATCH_ONE, ODD, preset("default")], ids=lambda c: c.name)
+@pytest.mark.parametrize("block", [b for b in BLOCKS if b != "engine"])
+def test_block_of_another_shape(block: str, config: EngineConfig) -> None:
+    check(run_bench(block, config, seed=2, rounds=2), coverage=85)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("seed", range(2, 6))
+@pytest.mark.parametrize("config", [preset("tiny"), BATCH_ONE, ODD], ids=lambda c: c.name)
+def test_engine_seeds(config: EngineConfig, seed: int) -> None:
+    check(run_bench("engine", config, seed=seed, rounds=4), coverage=95)
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("name", ["edge", "default"])
+def test_engine_presets(name: str) -> None:
+    check(run_bench("engine", preset(name)), coverage=80)

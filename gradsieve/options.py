@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,8 +23,22 @@ PresetOption = Annotated[
     str | None,
     typer.Option("--preset", "-p", metavar="NAME", help="Take a preset instead: tiny, edge, default or ptb."),
 ]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse a file that could not be written, before any work."""
+    if path is not None:
+        folder = path.parent
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            raise typer.BadParameter(
+                f"{path} cannot be written: a file name in an existing, writable folder is accepted"
+            )
+    return path
+
+
 JsonOption = Annotated[
-    Path | None, typer.Option("--json", metavar="FILE", help="Also write the result to FILE, as JSON.")
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write the result to FILE, as JSON.", callback=_writable),
 ]
 
 
@@ -51,9 +66,13 @@ def error_status(error: Exception) -> int | None:
     return None
 
 
+PLAIN_WIDTH = 120
+"""Columns of results that go to a file or a pipe."""
+
+
 def console() -> Console:
-    """The console of results: plain text if it is no terminal."""
-    return Console(file=sys.stdout)
+    """The console of results: plain text, wide enough for every table, if it is no terminal."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def errors() -> Console:

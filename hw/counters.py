@@ -13,7 +13,7 @@ from hw.memory import bits_for
 from hw.registers import COUNTERS_32, COUNTERS_64
 
 LIFETIME = ("LOAD_CYCLES", "READOUT_CYCLES")
-"""Counters that a start does not clear."""
+"""Counters that a start does not clear, only a reset."""
 
 
 def increments(config: EngineConfig) -> dict[str, int]:

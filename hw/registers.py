@@ -89,8 +89,8 @@ COUNTERS_64: dict[str, str] = {
     "BUSY_CYCLES": "Cycles in which the array took an operand.",
     "INDICES": "Row indices streamed into the array, of both dataflows.",
     "MACS": "Useful multiply-accumulates: each index counts the columns of its tile by the samples of its batch tile.",
-    "LOAD_CYCLES": "Cycles with a weight, mask or seed packet open, since the hard reset.",
-    "READOUT_CYCLES": "Cycles of read commands and of state sections, since the hard reset.",
+    "LOAD_CYCLES": "Cycles with a weight, mask or seed packet open, since the last reset.",
+    "READOUT_CYCLES": "Cycles of read commands and of state sections, since the last reset.",
 }
 COUNTERS_32: dict[str, str] = {
     "ROWS_KEPT": "Gate rows that the sieve let through.",

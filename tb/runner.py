@@ -141,7 +141,7 @@ def run_bench(
         seconds=time.monotonic() - start,
         waves=str(work / _WAVES_FILE) if waves else None,
     )
-    if result.passed and not waves:
+    if (result.passed or change is not None) and not waves:
         shutil.rmtree(work, ignore_errors=True)
     return result
 

@@ -74,8 +74,15 @@ def test_what_cannot_be_written_is_one_line_and_status_1(tmp_path: Path, capsys:
     (tmp_path / "config.toml").write_text("mine")
     assert main(["generate", "--preset", "tiny", "-o", str(tmp_path)]) == 1
     assert "did not write (config.toml)" in capsys.readouterr().err
-    assert main(["generate", "-p", "tiny", "-o", str(tmp_path / "d"), "--json", str(tmp_path / "no" / "x.json")]) == 1
-    assert "x.json: cannot be written (No such file or directory)" in capsys.readouterr().err
+
+
+def test_json_file_that_cannot_be_written_is_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in (tmp_path / "no" / "x.json", tmp_path):
+        assert main(["generate", "-p", "tiny", "-o", str(tmp_path / "d"), "--json", str(file)]) == 2
+        assert f"{file} cannot be written" in capsys.readouterr().err
+        assert not (tmp_path / "d").exists()
 
 
 def test_defects_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from golden.random_case import random_case
 from golden.types import SieveMode
 from hw.config import EngineConfig, preset
 from hw.registers import ErrorCode
+from rtl_gen.register_map import identity
 from tests.fpga.conftest import simulator
 
 CONFIG = preset("tiny")
@@ -313,3 +314,8 @@ def test_broken_build_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(RuntimeError, match="is not installed"):
         Simulator(CONFIG)
+
+
+def test_identity_registers_are_those_of_the_generated_map(device: Device) -> None:
+    for name, value in identity(CONFIG).items():
+        assert device.read(name) == value, name

@@ -1,0 +1,107 @@
+"""The configuration: what is refused and how, what is derived, and that it survives a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hw.config import PRESETS, ConfigError, EngineConfig, load, make, preset
+from hw.formats import FixedPoint, Formats
+
+SMALL: dict[str, Any] = {"R": 2, "C": 2, "max_H": 8, "max_I": 8, "max_B": 6, "max_T": 6}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_config_survives_a_file(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(preset(name).to_toml())
+    assert load(file) == preset(name)
+    assert load(file).digest == preset(name).digest
+
+
+def test_presets_are_what_the_documentation_says() -> None:
+    shapes = {n: (c.R, c.C, c.max_H, c.max_I, c.max_B, c.max_T) for n, c in PRESETS.items()}
+    assert shapes["tiny"][:2] == (2, 2)
+    assert (shapes["edge"][1], shapes["edge"][4]) == (1, 1)
+    assert shapes["default"][:4] == (16, 4, 64, 64)
+    assert shapes["ptb"] == (16, 4, 200, 200, 20, 35)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"R": 0}, "R: 0 is not accepted: input should be greater than or equal to 1"),
+        ({"C": "4"}, "C: '4' is not accepted: input should be a valid integer"),
+        ({"max_H": 5000}, "max_H: 5000 is not accepted: input should be less than or equal to 4096"),
+        ({"stream_width": 48}, "stream_width: 48 is not accepted: input should be 32, 64, 128, 256 or 512"),
+        ({"gate_rows_per_cycle": 3}, "gate_rows_per_cycle: 3 is not accepted: input should be 1, 2 or 4"),
+        ({"lanes": 4}, "lanes: there is no such setting; there are name, R, C"),
+        ({"formats": {"weights": "16.13"}}, "formats.weights: there is no such setting; there are weight, activation"),
+        ({"formats": {"weight": "16-13"}}, "format '16-13' is not accepted: write 'width.fraction', such as '16.13'"),
+        ({"formats": {"weight": 16.13}}, "format 16.13 is not accepted: quote it"),
+        ({"formats": {"weight": "8.8"}}, "format 8.8 is not accepted: the fraction must be smaller than the width"),
+        ({"formats": {"cell": "19.11"}}, "formats.cell = 19 bits is not accepted: 4 to 18 bits are"),
+        ({"formats": {"weight_grad_width": 32}}, "weight_grad_width = 32 is not accepted: it holds 1 terms"),
+        ({"name": "My Engine"}, "name: 'My Engine' is not accepted"),
+    ],
+)
+def test_bad_value_is_quoted(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        make("some.toml", **SMALL | change)
+    assert message in str(error.value)
+    assert str(error.value).startswith("some.toml: ")
+
+
+def test_missing_setting_is_named() -> None:
+    with pytest.raises(ConfigError, match="max_T: missing: it has no default"):
+        make(**{k: v for k, v in SMALL.items() if k != "max_T"})
+
+
+def test_unreadable_file_and_broken_toml(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path / "none.toml")
+    (tmp_path / "bad.toml").write_text("R = = 2")
+    with pytest.raises(ConfigError, match="is not a TOML text"):
+        load(tmp_path / "bad.toml")
+    with pytest.raises(ConfigError, match="there is no preset 'huge'; there are tiny, edge, default, ptb"):
+        preset("huge")
+
+
+def test_config_cannot_be_changed() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        preset("tiny").R = 4  # type: ignore[misc]
+
+
+def test_derived_sizes_of_sizes_that_are_no_multiples() -> None:
+    c = EngineConfig(R=3, C=4, max_H=17, max_I=10, max_B=9, max_T=2)
+    assert (c.x_tiles, c.h_tiles, c.tiles, c.batch_tiles) == (4, 6, 10, 3)
+    assert (c.gate_rows, c.bitmap_words, c.column_slots, c.lane_slots) == (68, 2, 4, 4)
+    assert (c.multipliers, c.peak_macs) == (12 + 16, 12)
+    assert c.memory_bits["weight_store"] == 68 * 10 * 3 * 16
+
+
+@pytest.mark.parametrize("rows", [1, 2, 200, 256])
+@pytest.mark.parametrize("width", [4, 16, 18])
+def test_no_sum_can_overflow_and_none_is_a_bit_too_wide(rows: int, width: int) -> None:
+    form = FixedPoint(width=width, fraction=1)
+    formats = Formats(weight=form, gradient=form, input=form)
+    c = EngineConfig(**SMALL | {"max_H": rows, "formats": formats})
+    largest = 4 * rows * form.minimum**2
+    assert largest <= (1 << (c.error_sum_width - 1)) - 1
+    assert largest > (1 << (c.error_sum_width - 2)) - 1
+    terms = c.max_terms
+    top = (1 << (formats.weight_grad_width - 1)) - 1
+    assert terms * form.minimum**2 <= top < (terms + 1) * form.minimum**2
+
+
+def test_digest_is_of_everything_but_the_name() -> None:
+    base = EngineConfig(**SMALL)
+    assert EngineConfig(name="other", **SMALL).digest == base.digest
+    assert all(EngineConfig(**SMALL | {k: v + 1}).digest != base.digest for k, v in SMALL.items())
+
+
+def test_run_sizes_over_the_maxima_are_all_named() -> None:
+    with pytest.raises(ConfigError, match=r"H = 9 \(1 to 8\), B = 0 \(1 to 6\)"):
+        preset("tiny").check_run(9, 8, 0, 6)

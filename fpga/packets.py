@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from golden.types import Tape, Weights
-from hw.config import BITMAP_WORD, EngineConfig
+from hw.config import BITMAP_WORD, GATES, EngineConfig
+from hw.packets import STATISTICS_WORDS, PacketKind
 
-GATES = 4
-STATISTICS_WORDS = 4
-KINDS = {"WEIGHT_X": 1, "WEIGHT_H": 2, "BLOCK_MASK": 3, "COLUMN_MASK": 4, "SEED": 5, "TAPE": 6}
-"""Packet kinds by name: bits 7:0 of a header."""
+GATES_PER_UNIT = len(GATES)
 
 Bytes = NDArray[np.uint8]
 
@@ -49,7 +47,7 @@ class PacketFormat:
         self.element = np.dtype(f"<i{config.formats.element_bits // 8}")
         self.x_tiles, self.h_tiles = _ceil_div(I, config.R), _ceil_div(H, config.R)
         self.batch_tiles = _ceil_div(B, config.C)
-        self.bitmap_words = _ceil_div(GATES * H, BITMAP_WORD)
+        self.bitmap_words = _ceil_div(GATES_PER_UNIT * H, BITMAP_WORD)
 
     # host to engine
 
@@ -60,7 +58,7 @@ class PacketFormat:
 
     def block_mask(self, block: Tensor) -> Bytes:
         """BLOCK_MASK from (4H, tiles) bool."""
-        by_row = block.numpy().reshape(GATES, self.H, -1).transpose(2, 1, 0).reshape(block.shape[1], -1)
+        by_row = block.numpy().reshape(GATES_PER_UNIT, self.H, -1).transpose(2, 1, 0).reshape(block.shape[1], -1)
         return self._packet("BLOCK_MASK", _bitmap_words(by_row))
 
     def column_mask(self, column: Tensor) -> Bytes:
@@ -95,8 +93,10 @@ class PacketFormat:
         body = packet[: len(packet) - state] if state_out else packet
         steps = body.reshape(self.T, self.batch_tiles, statistics + dx)[::-1]
         words = np.ascontiguousarray(steps[..., : 8 * (self.bitmap_words + STATISTICS_WORDS)])
-        bitmap = np.unpackbits(words[..., : 8 * self.bitmap_words], axis=-1, bitorder="little")[..., : GATES * self.H]
-        rows = bitmap.reshape(self.T, self.batch_tiles, self.H, GATES).swapaxes(2, 3)
+        bitmap = np.unpackbits(words[..., : 8 * self.bitmap_words], axis=-1, bitorder="little")[
+            ..., : GATES_PER_UNIT * self.H
+        ]
+        rows = bitmap.reshape(self.T, self.batch_tiles, self.H, GATES_PER_UNIT).swapaxes(2, 3)
         counts = np.ascontiguousarray(words[..., 8 * self.bitmap_words :]).view("<u4")
         rows_by_gate = rows.sum(axis=3)
         if not np.array_equal(counts[..., 0::2], rows_by_gate):
@@ -107,7 +107,7 @@ class PacketFormat:
             dh0, dc0 = both[0, :, :, 0], both[0, :, :, 1]
         return Result(
             dx=self._from_lanes(steps[..., statistics:], (self.T, self.batch_tiles, self.I)),
-            rows_kept=torch.from_numpy(rows.reshape(self.T, self.batch_tiles, GATES * self.H).astype(bool)),
+            rows_kept=torch.from_numpy(rows.reshape(self.T, self.batch_tiles, GATES_PER_UNIT * self.H).astype(bool)),
             elements_kept=torch.from_numpy(counts[..., 1::2].astype(np.int64)),
             dh0=dh0,
             dc0=dc0,
@@ -125,7 +125,7 @@ class PacketFormat:
         self._check(packet, self.gradients_bytes(exact))
         bias_length, input_length, _ = self._gradient_sections(exact)
         dtype = np.dtype("<i8" if exact else "<i4")
-        rows = GATES * self.H
+        rows = GATES_PER_UNIT * self.H
         bias = packet[: rows * dtype.itemsize].view(dtype)
         matrices = []
         start = bias_length
@@ -151,7 +151,7 @@ class PacketFormat:
         )
 
     def _gradient_sections(self, exact: bool) -> tuple[int, int, int]:
-        size, rows = 8 if exact else 4, GATES * self.H
+        size, rows = 8 if exact else 4, GATES_PER_UNIT * self.H
         slots = self.config.column_slots
         return (
             self._beats(rows * size),
@@ -166,7 +166,7 @@ class PacketFormat:
 
     def _packet(self, kind: str, contents: NDArray[np.generic]) -> Bytes:
         header = np.zeros(self.beat_bytes, np.uint8)
-        header[0] = KINDS[kind]
+        header[0] = PacketKind[kind]
         return np.concatenate([header, self._sections(contents, 1)[0]])
 
     def _columns(self, matrix: Tensor, tiles: int) -> NDArray[np.generic]:

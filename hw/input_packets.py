@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -16,23 +15,11 @@ from hw.flow import Flow
 from hw.gate_sequencer import record_layout
 from hw.memory import bits_for, write_layout
 from hw.operand_fetch import weight_word_layout
+from hw.packets import RECORD_VECTORS, PacketKind
 from hw.packing import Unpacker, beat_layout
 from hw.registers import ErrorCode
 from hw.run import is_last, run_layout
 from hw.state_store import lanes_layout
-
-RECORD_VECTORS = 8
-
-
-class PacketKind(IntEnum):
-    """Bits 7:0 of a header."""
-
-    WEIGHT_X = 1
-    WEIGHT_H = 2
-    BLOCK_MASK = 3
-    COLUMN_MASK = 4
-    SEED = 5
-    TAPE = 6
 
 
 class InputPackets(wiring.Component):

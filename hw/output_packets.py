@@ -10,9 +10,9 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.memory import bits_for
+from hw.packets import STATISTICS_WORDS
 from hw.packing import Packer, beat_layout
 from hw.readout import EXACT_BITS, SHORT_BITS, Section, group_elements, group_layout
-from hw.row_bitmap import STATISTICS_WORDS
 from hw.run import is_last, run_layout
 from hw.state_store import lanes_layout, state_layout
 

@@ -12,11 +12,9 @@ from hw.config import BITMAP_WORD, EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
 from hw.memory import bits_for, write_layout
+from hw.packets import STATISTICS_WORDS
 from hw.run import is_last, run_layout
 from hw.sieve import sieved_rows_layout
-
-STATISTICS_WORDS = 4
-"""Words behind the bitmap in a statistics section: rows and elements kept, a gate each."""
 
 
 class RowBitmapBuilder(wiring.Component):

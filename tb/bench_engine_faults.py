@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from cocotb.triggers import ClockCycles
 
-from fpga.packets import KINDS
 from golden.types import SieveMode
+from hw.packets import PacketKind
 from hw.registers import ErrorCode
 from tb.bench_engine import draw_case, make_host, random_run
 from tb.coverage import cover
 from tb.engine_host import Case, EngineHost, golden
 from tb.environment import Bench, config, test
+
+KINDS = PacketKind.__members__
+"""Packet kinds by name."""
 
 _CONFIG = config()
 MOST_RUNS = 40

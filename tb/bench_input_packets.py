@@ -9,13 +9,14 @@ import torch
 from amaranth.hdl import Shape, signed
 from amaranth.lib import data
 
-from fpga.packets import KINDS, PacketFormat
+from fpga.packets import PacketFormat
 from golden.random_case import random_case
 from golden.types import Tape, Weights
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.gate_sequencer import record_layout
 from hw.memory import write_layout
 from hw.operand_fetch import weight_word_layout
+from hw.packets import PacketKind
 from hw.packing import beat_layout
 from hw.registers import ErrorCode
 from hw.state_store import lanes_layout
@@ -23,6 +24,9 @@ from tb.coverage import cover
 from tb.environment import Bench, test
 from tb.run_values import draw_run, run_values, set_run
 from tb.stream import Pulses, Sink
+
+KINDS = PacketKind.__members__
+"""Packet kinds by name."""
 
 _sample = cover(
     "input_packets",

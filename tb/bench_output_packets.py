@@ -6,9 +6,9 @@ from typing import Any
 
 from hw.config import BITMAP_WORD
 from hw.output_packets import OutputPackets
+from hw.packets import STATISTICS_WORDS
 from hw.packing import beat_layout
 from hw.readout import EXACT_BITS, SHORT_BITS, group_elements, group_layout
-from hw.row_bitmap import STATISTICS_WORDS
 from hw.state_store import lanes_layout, state_layout
 from tb.coverage import cover, fit, fits
 from tb.environment import Bench, config, test

@@ -12,6 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
+import hw.core
 import hw.engine
 from fpga.device import Device
 from fpga.packets import Bytes
@@ -88,7 +89,7 @@ class LosingCompactor(wiring.Component):
 
 
 def test_row_lost_in_the_compactor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hw.engine, "Compactor", LosingCompactor)
+    monkeypatch.setattr(hw.core, "Compactor", LosingCompactor)
     verilog = tmp_path / "mutated.v"
     verilog.write_text(component_verilog(hw.engine.Engine(CONFIG), top_name(CONFIG)))
     with Device(CONFIG, Simulator(CONFIG, verilog)) as device:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -114,7 +113,6 @@ def test_missing_tools_are_named_with_the_way_to_install_them(tmp_path: Path, th
         verilator_env(environment={"PATH": str(tmp_path)})
 
 
-@pytest.mark.skipif(find_spec("hw.engine") is None, reason="the engine is not there")
 @pytest.mark.parametrize("name", PRESETS)
 def test_verilog_of_every_preset_is_clean(name: str) -> None:
     lint(cache.cached_verilog(PRESETS[name]))

@@ -1,0 +1,306 @@
+"""The core: every block behind the packet units, wired (design, section 4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amaranth.hdl import Module, Mux, Signal
+from amaranth.lib import stream, wiring
+from amaranth.lib.fifo import SyncFIFOBuffered
+from amaranth.lib.wiring import In, Out
+
+from hw.array_sequencer import ArraySequencer
+from hw.bias_gradient import BiasGradientAccumulator
+from hw.compactor import Compactor, job_layout
+from hw.config import BITMAP_WORD, EngineConfig
+from hw.controller import Controller
+from hw.counters import Counters
+from hw.drain import Drain
+from hw.gate_gradient import GateGradientUnit, gate_rows_layout
+from hw.gate_sequencer import GateSequencer
+from hw.input_packets import InputPackets
+from hw.input_store import InputStore
+from hw.memory import StreamMemory
+from hw.operand_fetch import OperandFetch, gradient_word_layout, weight_word_layout
+from hw.output_packets import OutputPackets
+from hw.packets import STATISTICS_WORDS
+from hw.packing import beat_layout
+from hw.readout import WeightGradientReadout
+from hw.registers import COUNTERS_32, COUNTERS_64
+from hw.row_bitmap import RowBitmapBuilder
+from hw.sieve import Sieve
+from hw.state_store import StateStore
+from hw.systolic_array import SystolicArray
+
+JOB_QUEUE = 4
+"""Jobs that wait for the array: the stationary inputs of the next ones load meanwhile."""
+
+
+class Core(wiring.Component):
+    """All of the engine that a soft reset resets: from input contents to output beats.
+
+    The packet units' framing state and the host's registers lie outside.
+    """
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.packets = InputPackets(config)
+        packet_contents = {
+            name: member.flip()
+            for name, member in self.packets.signature.members.items()
+            if name not in ("beats", "clear", "resync", "open")
+        }
+        registers = {
+            name: In(32)
+            for name in ("h", "i", "b", "t", "tau", "random", "mode", "read_mode", "control", "sizes_written")
+        }
+        outputs = {
+            name.lower(): Out(width) for names, width in ((COUNTERS_64, 64), (COUNTERS_32, 32)) for name in names
+        }
+        super().__init__(
+            {
+                **packet_contents,
+                **registers,
+                **outputs,
+                "random_load": In(1),
+                "random_live": Out(32),
+                "terms": Out(32),
+                "busy": Out(1),
+                "fatal": Out(1),
+                "error_code": Out(4),
+                "soft_reset": Out(1),
+                "soft_resync": Out(1),
+                "stalled": In(1),
+                "out": Out(stream.Signature(beat_layout(config.stream_width))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c = self.config
+        rate = c.gate_rows_per_cycle
+        m.submodules.controller = controller = Controller(c)
+        m.submodules.gate_sequencer = gates = GateSequencer(c)
+        m.submodules.gate_gradient_unit = unit = GateGradientUnit(c)
+        m.submodules.sieve = sieve = Sieve(c)
+        m.submodules.row_bitmap_builder = builder = RowBitmapBuilder(c)
+        m.submodules.bias_gradient_accumulator = bias = BiasGradientAccumulator(c)
+        m.submodules.array_sequencer = sequencer = ArraySequencer(c)
+        m.submodules.compactor = compactor = Compactor(c)
+        m.submodules.operand_fetch = fetch = OperandFetch(c)
+        m.submodules.systolic_array = array = SystolicArray(c)
+        m.submodules.drain = drain = Drain(c)
+        m.submodules.input_store = inputs = InputStore(c)
+        m.submodules.state_store = state = StateStore(c)
+        m.submodules.gate_gradient_store = rows = StreamMemory(gate_rows_layout(c), 2 * c.gate_rows // rate)
+        m.submodules.weight_store = weights = StreamMemory(weight_word_layout(c), c.weight_words)
+        m.submodules.weight_gradient_store = gradients = StreamMemory(gradient_word_layout(c), c.weight_words)
+        m.submodules.readout = readout = WeightGradientReadout(c)
+        m.submodules.output_packets = output = OutputPackets(c)
+        m.submodules.counters = counters = Counters(c)
+
+        def join(source: Any, sink: Any) -> None:
+            wiring.connect(m, source, sink)
+
+        flip = wiring.flipped
+        for block in (gates, builder, sequencer, compactor, readout, output):
+            m.d.comb += block.run.eq(controller.run)
+        m.d.comb += self.run.eq(controller.run)
+
+        # commands
+        settled = Signal()
+        m.d.comb += [
+            *[getattr(controller.sizes, n).eq(getattr(self, n.lower())) for n in ("H", "I", "B", "T")],
+            controller.sizes_written.eq(self.sizes_written),
+            *[getattr(controller, n).eq(getattr(self, n)) for n in ("mode", "read_mode", "tau", "control")],
+            controller.random.eq(sieve.random),
+            controller.loading.eq(self.loading),
+            controller.run_done.eq(output.done),
+            controller.read_done.eq(output.done),
+            controller.clear_done.eq(readout.done),
+            controller.settled.eq(settled),
+            controller.packet_error.valid.eq(self.error.valid),
+            controller.packet_error.payload.eq(self.error.payload),
+            self.running.eq(controller.active),
+            self.sizes_ready.eq(controller.sizes_ready | controller.running),
+            self.sizes_bad.eq(controller.sizes_bad),
+            self.soft_reset.eq(controller.soft_reset),
+            self.soft_resync.eq(controller.resync),
+            self.busy.eq(controller.busy),
+            self.fatal.eq(controller.fatal),
+            self.error_code.eq(controller.error),
+            self.terms.eq(controller.terms),
+            gates.start.eq(controller.start),
+            sequencer.start.eq(controller.start),
+            output.start_run.eq(controller.start),
+            output.start_read.eq(controller.read),
+            readout.read.eq(controller.read),
+            readout.clear.eq(controller.clear),
+            readout.mode.eq(controller.reading),
+        ]
+
+        # tape -> gate gradients -> sieve -> rows and bitmaps
+        join(flip(self.records), gates.records)
+        join(flip(self.x), gates.x)
+        join(gates.gate_inputs, unit.inputs)
+        join(unit.cells, gates.cells)
+        join(unit.rows, sieve.rows)
+        join(sieve.sieved, builder.sieved)
+        join(gates.tile, builder.tile)
+        join(gates.input_write, inputs.write)
+        join(builder.row_write, rows.write)
+        join(builder.bias_rows, bias.rows)
+        join(builder.bitmap_write, compactor.row_bitmap_write)
+        m.d.comb += [
+            sieve.mode.eq(controller.run.sieve),
+            sieve.tau.eq(controller.run.tau),
+            sieve.random_load.valid.eq(self.random_load),
+            sieve.random_load.payload.eq(self.random),
+            self.random_live.eq(sieve.random),
+            gates.step_done.eq(fetch.step_done),
+            gates.hidden_done.eq(drain.hidden_done),
+        ]
+        # a batch tile's statistics wait here while dx of the one before leaves
+        depth = 2 * (c.bitmap_words + STATISTICS_WORDS)
+        m.submodules.statistics = statistics = SyncFIFOBuffered(width=BITMAP_WORD, depth=depth)
+        join(builder.statistics, statistics.w_stream)
+        join(statistics.r_stream, output.statistics)
+
+        # jobs -> indices -> operands -> array -> drain and write-back
+        m.submodules.steps = steps = SyncFIFOBuffered(width=1, depth=2)
+        m.d.comb += [steps.w_en.eq(builder.done), steps.w_data.eq(builder.rows_kept != 0)]
+        join(steps.r_stream, sequencer.steps)
+        m.d.comb += sequencer.inputs_done.eq(gates.inputs_done)
+        for name, source, sink in (
+            ("jobs", sequencer.jobs, compactor.jobs),
+            ("input_jobs", sequencer.input_jobs, inputs.jobs),
+        ):
+            queue = SyncFIFOBuffered(width=job_layout(c).size, depth=JOB_QUEUE)
+            m.submodules[name] = queue
+            m.d.comb += [
+                queue.w_data.eq(source.payload),
+                queue.w_en.eq(source.valid),
+                source.ready.eq(queue.w_rdy),
+                sink.payload.eq(queue.r_data),
+                sink.valid.eq(queue.r_rdy),
+                queue.r_en.eq(sink.ready),
+            ]
+        join(flip(self.block_write), compactor.block_bitmap_write)
+        join(flip(self.column_write), sequencer.column_bitmap_write)
+        join(compactor.indices, fetch.indices)
+        join(fetch.row_request, rows.request)
+        join(rows.word, fetch.row_word)
+        join(fetch.weight_request, weights.request)
+        join(weights.word, fetch.weight_word)
+        join(flip(self.weight_write), weights.write)
+        join(inputs.rows, array.inputs)
+        join(fetch.operands, array.operands)
+        join(array.partial_sums, fetch.partial_sums)
+        join(array.drain, drain.sums)
+        join(fetch.drain_jobs, drain.jobs)
+        join(drain.dx, output.dx)
+        m.d.comb += [
+            fetch.inputs_loaded.eq(inputs.loaded),
+            inputs.taken.eq(fetch.inputs_taken),
+            fetch.drain_ready.eq(drain.ready),
+        ]
+
+        # state: written by seeds, drain and gate gradient unit; read by the gate sequencer, then for the host
+        for store, seed, write in (
+            (state.hidden_write, self.hidden_write, drain.hidden_write),
+            (state.cell_write, self.cell_write, gates.cell_write),
+        ):
+            m.d.comb += [
+                store.valid.eq(seed.valid | write.valid),
+                store.payload.eq(Mux(write.valid, write.payload.as_value(), seed.payload.as_value())),
+            ]
+        m.d.comb += [
+            state.request.valid.eq(gates.state_request.valid | output.state_request.valid),
+            state.request.payload.eq(Mux(output.in_state, output.state_request.payload, gates.state_request.payload)),
+            gates.state_request.ready.eq(state.request.ready & ~output.in_state),
+            output.state_request.ready.eq(state.request.ready & output.in_state),
+            gates.state.payload.eq(state.state.payload),
+            output.state.payload.eq(state.state.payload),
+            gates.state.valid.eq(state.state.valid & ~output.in_state),
+            output.state.valid.eq(state.state.valid & output.in_state),
+            state.state.ready.eq(Mux(output.in_state, output.state.ready, gates.state.ready)),
+        ]
+
+        # weight gradients: a run and the readout never read at the same time
+        reading = Signal()
+        m.d.comb += [
+            reading.eq(~controller.running),
+            gradients.request.valid.eq(Mux(reading, readout.gradient_request.valid, fetch.gradient_request.valid)),
+            gradients.request.payload.eq(
+                Mux(reading, readout.gradient_request.payload, fetch.gradient_request.payload)
+            ),
+            readout.gradient_request.ready.eq(gradients.request.ready & reading),
+            fetch.gradient_request.ready.eq(gradients.request.ready & ~reading),
+            readout.gradient_word.payload.eq(gradients.word.payload),
+            fetch.gradient_word.payload.eq(gradients.word.payload),
+            readout.gradient_word.valid.eq(gradients.word.valid & reading),
+            fetch.gradient_word.valid.eq(gradients.word.valid & ~reading),
+            gradients.word.ready.eq(Mux(reading, readout.gradient_word.ready, fetch.gradient_word.ready)),
+            gradients.write.valid.eq(fetch.gradient_write.valid | readout.gradient_clear.valid),
+            gradients.write.payload.address.eq(
+                Mux(
+                    readout.gradient_clear.valid,
+                    readout.gradient_clear.payload,
+                    fetch.gradient_write.payload.address,
+                )
+            ),
+        ]
+        with m.If(~readout.gradient_clear.valid):
+            m.d.comb += gradients.write.payload.word.eq(fetch.gradient_write.payload.word)
+        join(readout.bias_request, bias.request)
+        join(bias.word, readout.bias_word)
+        join(readout.bias_clear, bias.clear)
+        join(readout.groups, output.groups)
+        join(output.beats, flip(self.out))
+
+        # a run's work is over when every batch tile that the bitmap builder announced has left the array
+        all_issued, tiles_left = Signal(), Signal(2)
+        m.d.sync += tiles_left.eq(tiles_left + builder.done - fetch.step_done)
+        with m.If(controller.start | sequencer.done):
+            m.d.sync += all_issued.eq(sequencer.done)
+        m.d.comb += settled.eq(all_issued & (tiles_left == 0) & fetch.idle & drain.idle)
+
+        # counters
+        open_read = Signal()  # cycles of readouts: from the command to the packet's end
+        # cycles of a run: from the start to the last statistics or dx beat and the last weight gradient stored
+        in_result, has_result = Signal(), Signal()
+        with m.If(controller.read | output.done):
+            m.d.sync += open_read.eq(controller.read)
+        with m.If(controller.start | output.result_done):
+            m.d.sync += has_result.eq(output.result_done)
+        with m.If(controller.start):
+            m.d.sync += in_result.eq(1)
+        with m.Elif(has_result & settled):
+            m.d.sync += in_result.eq(0)
+        adds = {
+            "CYCLES": in_result,
+            "BUSY_CYCLES": fetch.busy,
+            "INDICES": fetch.streamed,
+            "MACS": Mux(fetch.streamed, fetch.macs, 0),
+            "LOAD_CYCLES": self.loading,
+            "READOUT_CYCLES": open_read | output.in_state,
+            "ROWS_KEPT": Mux(builder.done, builder.rows_kept, 0),
+            "ELEMENTS_KEPT": Mux(builder.done, builder.elements_kept, 0),
+            "SATURATED_GATE": Mux(unit.saturated.valid, unit.saturated.payload.gate, 0),
+            "SATURATED_FACTOR": Mux(unit.saturated.valid, unit.saturated.payload.factor, 0),
+            "SATURATED_SIEVE": Mux(builder.sieve_saturated.valid, builder.sieve_saturated.payload, 0),
+            "SATURATED_ERROR": Mux(drain.saturated.valid, drain.saturated.payload, 0),
+            "SATURATED_READ": Mux(readout.saturated.valid, readout.saturated.payload, 0),
+            "STALL_GATES": sequencer.waiting & in_result & ~fetch.busy,
+            "STALL_TAPE": gates.stall_tape & in_result,
+            "STALL_INPUT": fetch.stall_input,
+            "STALL_DRAIN": fetch.stall_drain,
+            "STALL_OUTPUT": self.stalled & (in_result | open_read | output.in_state),
+        }
+        m.d.comb += [counters.start.eq(controller.start), counters.read.eq(controller.read)]
+        for name, add in adds.items():
+            m.d.comb += [
+                getattr(counters, f"{name.lower()}_add").eq(add),
+                getattr(self, name.lower()).eq(getattr(counters, name.lower())),
+            ]
+        return m

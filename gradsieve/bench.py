@@ -141,7 +141,7 @@ def measure(config: EngineConfig, sizes: tuple[int, int, int, int], shares: list
         for share in wanted:
             step(f"{100 * share:g} % of rows kept")
             case = make_case(config, sizes, share, seed)
-            before, begin = simulator.cycles, time.perf_counter()
+            before, begin = simulator.cycles, time.thread_time()
             measured[share], work = _level(device, case, share, measured.get(1.0))
             seconds, cycles = seconds + work - begin, cycles + simulator.cycles - before
     return Bench(
@@ -154,14 +154,14 @@ def measure(config: EngineConfig, sizes: tuple[int, int, int, int], shares: list
 
 
 def _level(device: Device, case: Case, share: float, dense: Level | None) -> tuple[Level, float]:
-    """One run against the golden model, and the time at which the engine was done."""
+    """One run against the golden model, and the thread time at which the engine was done."""
     from golden.backward import backward
     from gradsieve.bench_report import Level
 
     start = device.counters()
     gradients = device.backward(case.weights, case.tape, case.sieve)
     counters = device.counters()
-    done = time.perf_counter()
+    done = time.thread_time()
     wrong = int((gradients.rows_kept != case.rows).sum())
     if wrong:
         raise CommandError(f"at {100 * share:g} % the engine kept or dropped {wrong} rows against the sieve's orders")

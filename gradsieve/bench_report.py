@@ -135,7 +135,7 @@ def show(result: Bench, screen: Console) -> None:
     for line in (
         "Rows are drawn at random for each step and batch tile; the others have a gradient of exactly zero, and the",
         "row sieve with tau = 1 drops them. 100 % is the dense mode; speedups refer to it.",
-        f"simulated {result.cycles_per_second:,.0f} cycles/s",
+        f"simulated {result.cycles_per_second:,.0f} cycles a second of one core's time",
     ):
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 

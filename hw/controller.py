@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import EngineConfig
+from hw.config import BITMAP_WORD, EngineConfig
 from hw.flow import Flow
 from hw.memory import bits_for
 from hw.readout import read_mode_layout
@@ -81,10 +81,10 @@ class Controller(wiring.Component):
             "H": (c.R, run.h_tiles, run.last_h_columns),
         }
         remainders = {n: Signal(range(sizes[n] + 1), name=f"remainder_{n}") for n in quotients}
-        words_shift = 6
+        words_shift = BITMAP_WORD.bit_length() - 1
         terms_after = Signal(bits_for(c.max_terms + c.max_B * c.max_T))
         m.d.comb += terms_after.eq(self.terms + run.B * run.T)
-        m.d.comb += run.bitmap_words.eq(((run.H << 2) + (1 << words_shift) - 1) >> words_shift)
+        m.d.comb += run.bitmap_words.eq(((run.H << 2) + BITMAP_WORD - 1) >> words_shift)
 
         bad_mode = (self._field("MODE", "sieve") == SieveRegister.STOCHASTIC) & (self.random == 0)
         f = c.formats

@@ -12,6 +12,7 @@ from golden.gate_gradient import derivative_factors, gate_gradients
 from golden.sieve import sift, tile_scores, visiting_order
 from golden.types import Gradients, Masks, Saturations, Sieve, SieveMode, Tape, Weights
 from golden.validation import check_inputs, column_tiles
+from golden.work import index_counts, tile_lanes, tile_widths, useful_macs
 from hw.config import EngineConfig
 
 __all__ = ["backward", "check_inputs", "row_scores"]
@@ -119,16 +120,9 @@ class _Run:
 
     def work(self) -> tuple[int, int]:
         """Indices streamed and useful multiply-accumulates."""
-        r, c = self.config.R, self.config.C
-        rows = torch.stack(self.rows).long()
-        tiles = torch.arange(rows.shape[1])
-        lanes = (self.B - tiles * c).clamp(max=c)
-        # Columns of x and of h are padded apart: the last tile of each may be narrower than R.
-        widths = torch.cat([(n - torch.arange(0, n, r)).clamp(max=r) for n in (self.I, self.H)])
-        block, column = self.block.long(), self.column.long()
-        indices = int((rows.sum(dim=1) @ block * column).sum())
-        macs = int(((rows * lanes[:, None]).sum(dim=1) @ block * column * widths).sum())
-        return 2 * indices, 2 * macs
+        counts = index_counts(torch.stack(self.rows), self.block, self.column, self.x_tiles + self.h_tiles)
+        lanes, widths = tile_lanes(self.B, self.config.C), tile_widths(self.H, self.I, self.config.R)
+        return 2 * int(counts.sum()), useful_macs(counts, lanes, widths)
 
     def results(self) -> Gradients:
         """All that does not feed back into the recurrence, and the bookkeeping."""

@@ -104,12 +104,14 @@ def command(
         raise UsageError(f"--seed {seed} is not accepted: 0 or more is")
     with stages("demo") as stage:
         stage("loading PyTorch")
-        from gradsieve.demo_model import Sizes, Training, read_text
+        from gradsieve.demo_model import Sizes, Training
+        from training.text import read_text, source_name
 
     sizes = Sizes(**{name: min(top, getattr(engine, f"max_{name}")) for name, top in LARGEST.items()})
-    training = Training(read_text(text), sizes, seed, "Python's documentation" if text is None else str(text))
+    source = source_name(text)
+    training = Training(read_text(text), sizes, seed, source)
     _make_directory(output)
-    _introduce(engine, sizes, "Python's own documentation" if text is None else str(text))
+    _introduce(engine, sizes, source)
     with _simulator(engine) as built:
         losses = _train(training, steps)
         with stages("demo") as stage:
@@ -124,7 +126,7 @@ def command(
         description = {
             "config": engine.model_dump(mode="json") | {"digest": engine.digest},
             "layer": vars(sizes),
-            "training": {"steps": steps, "seed": seed, "symbols": len(training.streams.symbols), "losses": losses},
+            "training": {"steps": steps, "seed": seed, "symbols": len(training.vocabulary), "losses": losses},
             "saturated": saturated,
             "modes": [r.as_json() for r in results],
             "picture": str(picture),

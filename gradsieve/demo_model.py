@@ -1,22 +1,20 @@
-"""The demo's model: a small character LSTM, its training on a text, and the tape of one real training step."""
+"""The demo's training: of a small character LSTM on a text, and the tape of one real training step."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from golden.float_lstm import FloatGradients, FloatTape, forward
-from gradsieve.options import CommandError
+from training.language_model import LanguageModel
+from training.text import Streams, Vocabulary
 
 LEARNING_RATE = 5e-3
 CLIP = 1.0
-EMBEDDING_SPREAD = 0.5
-"""Standard deviation of the first embeddings: it keeps x well inside the engine's input format."""
 
 
 @dataclass(frozen=True)
@@ -42,80 +40,25 @@ class TrainingStep:
     gradients: FloatGradients
 
 
-def read_text(path: Path | None) -> str:
-    """The text of a UTF-8 file, by default Python's own documentation.  Raises CommandError if it cannot be read."""
-    if path is None:
-        from pydoc_data.topics import topics
+class Training:
+    """Truncated backpropagation through time with Adam, the state carried from step to step.
 
-        return "\n".join(topics[name] for name in sorted(topics))
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise CommandError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise CommandError(f"{path}: is no UTF-8 text") from None
-
-
-class Streams:
-    """A text as B parallel streams of character numbers, read T at a time, again and again.
-
-    Raises CommandError, naming `source`, if the text is too short for two steps of its streams.
+    Raises TextError, naming `source`, if the text is too short for two steps.
     """
 
-    def __init__(self, text: str, sizes: Sizes, source: str) -> None:
-        need = sizes.B * (2 * sizes.T + 1)
-        if len(text) < need:
-            raise CommandError(f"{source}: has {len(text)} characters, and the demo needs {need} or more")
-        self.symbols = sorted(set(text))
-        numbers = {symbol: n for n, symbol in enumerate(self.symbols)}
-        length = len(text) // sizes.B
-        codes = torch.tensor([numbers[symbol] for symbol in text[: length * sizes.B]])
-        self._codes = codes.view(sizes.B, length).T.contiguous()
-        self._T = sizes.T
-        self._at = 0
-
-    def next(self) -> tuple[Tensor, Tensor, bool]:
-        """Characters and their successors, (T, B) each, and whether this is the beginning of the streams."""
-        if self._at + self._T + 1 > len(self._codes):
-            self._at = 0
-        at = self._at
-        self._at += self._T
-        return self._codes[at : at + self._T], self._codes[at + 1 : at + self._T + 1], at == 0
-
-
-class CharacterModel(nn.Module):
-    """Embedding, one LSTM layer, and a linear layer to the characters."""
-
-    def __init__(self, symbols: int, sizes: Sizes) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(symbols, sizes.I)
-        self.lstm = nn.LSTM(sizes.I, sizes.H)
-        self.output = nn.Linear(sizes.H, symbols)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_SPREAD)
-        # A forget bias of 1 would saturate cells and make the gradients look sparser than they are.
-        for bias in (self.lstm.bias_ih_l0, self.lstm.bias_hh_l0):
-            assert isinstance(bias, Tensor)
-            nn.init.zeros_(bias)
-
-
-class Training:
-    """Truncated backpropagation through time with Adam, the state carried from step to step."""
-
     def __init__(self, text: str, sizes: Sizes, seed: int, source: str) -> None:
+        self.vocabulary = Vocabulary("char", tuple(sorted(set(text))))
+        self.streams = Streams(self.vocabulary.encode(text), sizes.B, sizes.T, source)
+        lstm = nn.LSTM(sizes.I, sizes.H)
         torch.manual_seed(seed)
-        self.streams = Streams(text, sizes, source)
-        self.model = CharacterModel(len(self.streams.symbols), sizes)
+        self.model = LanguageModel(len(self.vocabulary), lstm)
         self._sizes = sizes
-        self._state = self._zero_state()
-
-    def _zero_state(self) -> tuple[Tensor, Tensor]:
-        zeros = torch.zeros(1, self._sizes.B, self._sizes.H)
-        return zeros, zeros
+        self._state = self.model.zero_state(sizes.B)
 
     def _next(self) -> tuple[Tensor, Tensor]:
         characters, successors, first = self.streams.next()
         if first:
-            self._state = self._zero_state()
+            self._state = self.model.zero_state(self._sizes.B)
         return characters, successors
 
     def run(self, steps: int, progress: Callable[[int, float], None]) -> list[float]:
@@ -132,9 +75,7 @@ class Training:
         losses = []
         for done in range(1, steps + 1):
             characters, successors = self._next()
-            y, (h, c) = self.model.lstm(self.model.embedding(characters), self._state)
-            self._state = h.detach(), c.detach()
-            loss = cross_entropy(self.model.output(y).flatten(0, 1), successors.flatten())
+            loss, self._state = self.model.loss(characters, successors, self._state)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -153,7 +94,7 @@ class Training:
         h0, c0 = (s.double() for s in self._state)
         y, _ = lstm(x, (h0, c0))
         y.retain_grad()
-        weight, bias = (p.detach().double() for p in (self.model.output.weight, self.model.output.bias))
+        weight, bias = (p.detach().double() for p in (self.model.decoder.weight, self.model.decoder.bias))
         loss = cross_entropy((y @ weight.T + bias).flatten(0, 1), successors.flatten(), reduction="sum")
         loss.backward()
         parameters = list(lstm.parameters())

@@ -56,10 +56,12 @@ def error_status(error: Exception) -> int | None:
     from hw.config import ConfigError
     from rtl_gen.generate import GenerateError
     from rtl_gen.verilator import ToolError
+    from training.errors import SettingsError, TrainingError
+    from training.text import TextError
 
-    if isinstance(error, UsageError | ConfigError):
+    if isinstance(error, UsageError | ConfigError | SettingsError):
         return 2
-    if isinstance(error, CommandError | DeviceError | GenerateError | ToolError):
+    if isinstance(error, CommandError | DeviceError | GenerateError | TextError | ToolError | TrainingError):
         return 1
     if isinstance(error, typer.TyperException):
         return error.exit_code

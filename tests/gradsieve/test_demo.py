@@ -20,7 +20,7 @@ from golden.float_lstm import FloatGradients
 from golden.types import Gradients, SieveMode
 from gradsieve import demo_sieves
 from gradsieve.cli import main
-from gradsieve.demo_model import Sizes, Streams, Training, read_text, relative_error
+from gradsieve.demo_model import Sizes, Training, relative_error
 from gradsieve.demo_plot import by_gate_and_step
 from hw.config import preset
 
@@ -90,8 +90,8 @@ def test_differences_from_the_golden_model_are_status_1(
     ("content", "message"),
     [
         (None, "cannot be read (No such file or directory)"),
-        (b"", "has 0 characters, and the demo needs 78 or more"),
-        (b"too short", "has 9 characters, and the demo needs 78 or more"),
+        (b"", "has 0 tokens, and 6 streams of 6 tokens a step need 78 or more"),
+        (b"too short", "has 9 tokens, and 6 streams of 6 tokens a step need 78 or more"),
         (b"\xff\xfe\x00" * 100, "is no UTF-8 text"),
     ],
 )
@@ -139,21 +139,10 @@ def test_training_step_is_the_one_that_autograd_sees() -> None:
     assert relative_error(by_formula, step.gradients) < 1e-12
     assert bool(step.tape.h_prev[0].any())  # the state is carried
     # Of the sum over all characters, the gradient of the logits is the probabilities less the right answer.
-    weight, bias = (p.detach().double() for p in (training.model.output.weight, training.model.output.bias))
+    weight, bias = (p.detach().double() for p in (training.model.decoder.weight, training.model.decoder.bias))
     y = step.tape.o * step.tape.tanh_c
-    answers = torch.nn.functional.one_hot(successors, len(streams.symbols))
+    answers = torch.nn.functional.one_hot(successors, len(training.vocabulary))
     assert torch.allclose(step.tape.dy, ((y @ weight.T + bias).softmax(dim=2) - answers) @ weight)
-
-
-def test_streams_read_the_text_side_by_side_and_begin_again() -> None:
-    text = "".join(chr(ord("a") + n % 26) for n in range(4 * 15))
-    streams = Streams(text, Sizes(H=1, I=1, B=4, T=7), "text")
-    codes = torch.tensor([sorted(set(text)).index(c) for c in text]).view(4, 15).T
-    for at, first in ((0, True), (7, False), (0, True)):
-        characters, successors, begins = streams.next()
-        assert torch.equal(characters, codes[at : at + 7])
-        assert torch.equal(successors, codes[at + 1 : at + 8])
-        assert begins == first
 
 
 def test_relative_error_takes_the_whole_gradient_as_one_vector() -> None:
@@ -189,7 +178,3 @@ def test_map_is_the_share_of_rows_by_gate_and_step() -> None:
     expected = torch.zeros(4, 3, dtype=torch.float64)
     expected[1, 1], expected[3, 2] = 0.3, 1.0
     assert torch.allclose(torch.from_numpy(by_gate_and_step(rows)), expected)
-
-
-def test_default_text_is_there_and_long() -> None:
-    assert len(read_text(None)) > 100_000

@@ -1,0 +1,363 @@
+"""`SievedLSTM`: a drop-in `torch.nn.LSTM` whose backward pass is sieved, on the engine of your choice."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import register_multi_grad_hook
+from torch.nn.utils.rnn import PackedSequence
+
+from training.engines import BackwardPass, Engine, FloatEngine, LayerState
+from training.float_backward import Upstream
+from training.forward import LayerTape, forward
+from training.masks import WeightMasks
+from training.packing import Segments, reversal
+from training.sieves import Dense, GradientSieve
+from training.statistics import PassStatistics
+from training.structured_dropout import ColumnMasks, StructuredDropout
+
+State = tuple[Tensor, Tensor]
+
+KEPT_STATISTICS = 1024
+"""Passes whose statistics wait to be taken; older ones are dropped, for users who never ask."""
+
+
+class SievedLSTM(nn.LSTM):
+    """`torch.nn.LSTM` with a gradient sieve.
+
+    Arguments, shapes, `state_dict` keys and meaning are those of `torch.nn.LSTM`, with weights that load into each
+    other; `proj_size` is refused.  All of the following may be changed between steps:
+
+    - `sieve`: which gate gradients the backward pass uses (`training.sieves`); `Dense()` by default.
+    - `engine`: what computes the backward pass (`training.engines`); `FloatEngine()` by default.
+    - `column_dropout`: structured dropout of x and h in training mode (`training.structured_dropout`).
+    - `weight_masks`: which weights exist (`training.masks.WeightMasks`), in every mode.
+    - `unit_masks`: (H,) bool a layer and direction in the order of `layers`, or None: hidden units that exist.  The
+      layer then runs at the smaller size, and h and c of the other units are zero.
+
+    Without any of them, passes are PyTorch's own.  A layer's backward pass is one run of the engine; a PackedSequence
+    takes one for every stretch of steps with the same batch, whose gradients add up.  `take_statistics` tells what the
+    passes did.  Gradients of gradients do not exist.  Raises what `torch.nn.LSTM` raises, and ValueError for
+    `proj_size`.
+    """
+
+    def __init__(
+        self,
+        *arguments: Any,
+        sieve: GradientSieve | None = None,
+        engine: Engine | None = None,
+        column_dropout: StructuredDropout | None = None,
+        seed: int = 1,
+        **more: Any,
+    ) -> None:
+        if more.get("proj_size", 0) or (len(arguments) > 7 and arguments[7]):
+            given = more.get("proj_size") or arguments[7]
+            raise ValueError(f"proj_size = {given!r} is not accepted: the engine has no projection; leave it 0")
+        super().__init__(*arguments, **more)
+        self.sieve: GradientSieve = sieve if sieve is not None else Dense()
+        self.engine: Engine = engine if engine is not None else FloatEngine()
+        self.column_dropout = column_dropout
+        self.weight_masks: WeightMasks | None = None
+        self.unit_masks: list[Tensor] | None = None
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        self.layers = tuple(f"l{n}{d}" for n in range(self.num_layers) for d in directions)
+        self.states = [LayerState(layer, number, seed) for number, layer in enumerate(self.layers)]
+        self._statistics: deque[PassStatistics] = deque(maxlen=KEPT_STATISTICS)
+
+    # what the passes did, and how to go on
+
+    def take_statistics(self) -> list[PassStatistics]:
+        """The statistics of every backward pass since the last call, in the order of their ends."""
+        taken = list(self._statistics)
+        self._statistics.clear()
+        return taken
+
+    def sieve_state_dict(self) -> dict[str, Any]:
+        """Thresholds, random words and loss scales: what a checkpoint needs beside `state_dict`."""
+        return {state.layer: state.state_dict() for state in self.states}
+
+    def load_sieve_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Go on from `sieve_state_dict`.  Raises ValueError for one of other layers."""
+        if set(saved) != set(self.layers):
+            raise ValueError(f"a state of layers {sorted(saved)} is not accepted: {sorted(self.layers)} are")
+        for state in self.states:
+            state.load_state_dict(saved[state.layer])
+
+    # forward
+
+    def _plain(self, batch: int) -> bool:
+        """Whether PyTorch's own passes do what is asked."""
+        if batch == 0:
+            return True
+        if self.weight_masks is not None or self.unit_masks is not None:
+            return False
+        if self.column_dropout is not None and self.training:
+            return False
+        if not torch.is_grad_enabled():
+            return True
+        over = [self.engine.passes_over(self.sieve, state, self.hidden_size, batch) for state in self.states]
+        return all(over)
+
+    def forward(self, input: Any, hx: State | None = None) -> tuple[Any, State]:
+        """As `torch.nn.LSTM.forward`."""
+        if self._plain(self._batch(input)):
+            output, state = super().forward(input, hx)
+            self._watch_plain(output, state)
+            return output, state
+        parameter = next(self.parameters())
+        device, dtype = parameter.device.type, parameter.dtype
+        if not torch.is_autocast_enabled(device):
+            return self._own(input, hx)
+        with torch.autocast(device, enabled=False):  # the tape is written in place, in one dtype
+            return self._own(input.to(dtype), hx if hx is None else (hx[0].to(dtype), hx[1].to(dtype)))
+
+    def _own(self, input: Any, hx: State | None) -> tuple[Any, State]:
+        """By passes of ours."""
+        if isinstance(input, PackedSequence):
+            state = self._initial(input.data, int(input.batch_sizes[0]), hx, input.sorted_indices)
+            self.check_forward_args(input.data, state, input.batch_sizes)
+            segments = Segments.of(input.batch_sizes.tolist())
+            data, state = self._stack(input.data, state, segments)
+            packed = PackedSequence(data, input.batch_sizes, input.sorted_indices, input.unsorted_indices)
+            return packed, self.permute_hidden(state, input.unsorted_indices)
+        return self._forward_tensor(input, hx)
+
+    def _batch(self, input: Any) -> int:
+        if isinstance(input, PackedSequence):
+            return int(input.batch_sizes[0])
+        return 1 if input.dim() != 3 else input.shape[0 if self.batch_first else 1]
+
+    def _forward_tensor(self, x: Tensor, hx: State | None) -> tuple[Tensor, State]:
+        if x.dim() not in (2, 3):
+            raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {x.dim()}D instead")
+        batched, batch_dim = x.dim() == 3, 0 if self.batch_first else 1
+        if hx is not None and any(s.dim() != x.dim() for s in hx):
+            raise RuntimeError(
+                f"For {'batched' if batched else 'unbatched'} {x.dim()}-D input, hx and cx should also be {x.dim()}-D "
+                f"but got ({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+            )
+        if not batched:
+            x = x.unsqueeze(batch_dim)
+            hx = hx if hx is None else tuple(s.unsqueeze(1) for s in hx)  # type: ignore[assignment]
+        state = self._initial(x, x.shape[batch_dim], hx, None)
+        self.check_forward_args(x, state, None)
+        if self.batch_first:
+            x = x.transpose(0, 1)
+        T, B, _ = x.shape
+        if T == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        y, (h, c) = self._stack(x.reshape(T * B, -1), state, Segments.of([B] * T))
+        y = y.view(T, B, -1)
+        if self.batch_first:
+            y = y.transpose(0, 1)
+        return (y, (h, c)) if batched else (y.squeeze(batch_dim), (h.squeeze(1), c.squeeze(1)))
+
+    def _initial(self, data: Tensor, batch: int, hx: State | None, order: Tensor | None) -> State:
+        if hx is not None:
+            if len(hx) > 2:
+                raise RuntimeError("lstm expects two hidden states")
+            if any(s.dtype != data.dtype for s in hx):
+                raise RuntimeError(
+                    f"hx of dtypes {[s.dtype for s in hx]} is not accepted: that of the input, {data.dtype}, is"
+                )
+            return self.permute_hidden(hx, order)
+        zeros = data.new_zeros(len(self.layers), batch, self.hidden_size)
+        return zeros, zeros
+
+    def _stack(self, data: Tensor, state: State, segments: Segments) -> tuple[Tensor, State]:
+        """All layers over flat data (N, I), the steps one after the other."""
+        directions = 2 if self.bidirectional else 1
+        units: Tensor | None = None  # of the layer below, by column of this layer's input
+        hs, cs = [], []
+        for number in range(self.num_layers):
+            outputs = []
+            for direction in range(directions):
+                n = number * directions + direction
+                order = reversal(segments, data.device) if direction else None
+                source = data if order is None else data[order]
+                y, h, c = self._layer(n, source, units, state[0][n], state[1][n], segments)
+                outputs.append(y if order is None else y[order])
+                hs.append(h)
+                cs.append(c)
+            data = outputs[0] if directions == 1 else torch.cat(outputs, dim=1)
+            if self.unit_masks is not None:
+                first = number * directions
+                units = torch.cat(self.unit_masks[first : first + directions]).nonzero()[:, 0]
+            if self.dropout and number < self.num_layers - 1:
+                data = nn.functional.dropout(data, self.dropout, self.training)
+        return data, (torch.stack(hs), torch.stack(cs))
+
+    def _layer(
+        self, n: int, data: Tensor, inputs: Tensor | None, h: Tensor, c: Tensor, segments: Segments
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One layer and direction; `inputs`: the columns of `data` that may be other than zero."""
+        w_ih, w_hh, b_ih, b_hh = self._weights(n)
+        units = None
+        if self.unit_masks is not None:
+            if self.weight_masks is not None:
+                raise ValueError("unit_masks and weight_masks are not accepted together: give one of them")
+            units = self._units(n)
+            rows = torch.cat([units + gate * self.hidden_size for gate in range(4)])
+            w_ih, w_hh = w_ih[rows], w_hh[rows][:, units]
+            b_ih, b_hh = (b if b is None else b[rows] for b in (b_ih, b_hh))
+            h, c = h[:, units], c[:, units]
+            if inputs is not None:
+                w_ih, data = w_ih[:, inputs], data[:, inputs]
+        plan = self._plan(n, segments, w_ih.shape[1], w_hh.shape[1])
+        ys, ended_h, ended_c = [], [], []
+        for s in segments:
+            ended_h.append(h[s.batch :])
+            ended_c.append(c[s.batch :])
+            x = data[s.begin : s.end].view(s.last - s.first, s.batch, -1)
+            part = plan.of(s.first, s.last)
+            y, h, c = _Pass.apply(x, h[: s.batch], c[: s.batch], w_ih, w_hh, b_ih, b_hh, part)
+            ys.append(y.flatten(0, 1))
+        y = ys[0] if len(ys) == 1 else torch.cat(ys)
+        h, c = (v if len(ys) == 1 else torch.cat([v, *reversed(e)]) for v, e in ((h, ended_h), (c, ended_c)))
+        if units is None:
+            return y, h, c
+        y, h, c = (v.new_zeros(len(v), self.hidden_size).index_copy(1, units, v) for v in (y, h, c))
+        return y, h, c
+
+    def _units(self, n: int) -> Tensor:
+        assert self.unit_masks is not None
+        if len(self.unit_masks) != len(self.layers):
+            raise ValueError(f"{len(self.unit_masks)} unit_masks are not accepted: one for each of {self.layers} is")
+        mask = self.unit_masks[n]
+        if mask.dtype != torch.bool or tuple(mask.shape) != (self.hidden_size,) or not bool(mask.any()):
+            raise ValueError(
+                f"unit_masks[{n}] of dtype {mask.dtype}, shape {tuple(mask.shape)} and {int(mask.sum())} units is not "
+                f"accepted: torch.bool of shape ({self.hidden_size},) with at least one unit is"
+            )
+        return mask.to(next(self.parameters()).device).nonzero()[:, 0]
+
+    def _weights(self, n: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        layer = self.layers[n]
+        w_ih, w_hh = getattr(self, f"weight_ih_{layer}"), getattr(self, f"weight_hh_{layer}")
+        if self.weight_masks is not None:
+            w_ih, w_hh = (
+                self.weight_masks.apply(f"weight_{kind}_{layer}", w) for kind, w in (("ih", w_ih), ("hh", w_hh))
+            )
+        if not self.bias:
+            return w_ih, w_hh, None, None
+        return w_ih, w_hh, getattr(self, f"bias_ih_{layer}"), getattr(self, f"bias_hh_{layer}")
+
+    def _plan(self, n: int, segments: Segments, I: int, H: int) -> _Plan:
+        state = self.states[n]
+        columns = None
+        dropout = self.column_dropout
+        if dropout is not None and self.training and (dropout.input or dropout.hidden):
+            columns = dropout.draw(segments.steps, I, H, state.generator)
+        block = None
+        if self.weight_masks is not None:
+            block = self.weight_masks.blocks(self.layers[n], 4 * H, (I, H))
+        return _Plan(self, state, self.sieve, block, columns)
+
+    # the passes that are PyTorch's own
+
+    def _watch_plain(self, output: Any, state: State) -> None:
+        """Have a dense pass counted once its gradients arrive."""
+        data = output.data if isinstance(output, PackedSequence) else output
+        if not data.requires_grad or not data.numel():
+            return
+        if isinstance(output, PackedSequence):
+            segments = Segments.of(output.batch_sizes.tolist())
+        else:
+            batch, steps = (1, len(data)) if data.dim() == 2 else data.shape[:2][:: 1 if self.batch_first else -1]
+            segments = Segments.of([batch] * steps)
+        lanes, columns = self.engine.lanes, self.engine.columns
+        directions = 2 if self.bidirectional else 1
+
+        def count(_: Tensor) -> None:
+            for n, layer in enumerate(self.layers):
+                I = self.input_size if n < directions else directions * self.hidden_size
+                for s in segments:
+                    B, T = s.batch, s.last - s.first
+                    self._statistics.append(
+                        PassStatistics(
+                            layer=layer,
+                            H=self.hidden_size,
+                            I=I,
+                            B=B,
+                            T=T,
+                            lanes=lanes or B,
+                            columns=columns,
+                            rows=None,
+                            elements=4 * self.hidden_size * B * T,
+                            tau=None,
+                        )
+                    )
+
+        register_multi_grad_hook((data, *state), count, mode="any")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How the backward pass of a layer shall run."""
+
+    module: SievedLSTM
+    state: LayerState
+    sieve: GradientSieve
+    block: Tensor | None
+    columns: ColumnMasks | None
+
+    def of(self, begin: int, end: int) -> _Plan:
+        """The plan of some of the steps."""
+        if self.columns is None:
+            return self
+        return _Plan(self.module, self.state, self.sieve, self.block, self.columns.steps(begin, end))
+
+
+class _Pass(torch.autograd.Function):
+    """One layer over steps of the same batch, time first."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, plan = arguments
+        tape = forward(x, h0, c0, w_ih, w_hh, b_ih if b_hh is None else b_ih + b_hh, plan.columns)
+        ctx.plan = plan
+        ctx.save_for_backward(tape.x, tape.hs, tape.cs, tape.gates, tape.tanh_c, w_ih, w_hh)
+        # Copies: the user may do what he likes with them, the tape must stay.
+        return tape.hs[1:].clone(), tape.hs[-1].clone(), tape.cs[-1].clone()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        *most, db = _Gradients.apply(ctx.plan, ctx.needs_input_grad[0], *upstream, *ctx.saved_tensors)
+        return (*most, *(db if needed else None for needed in ctx.needs_input_grad[5:7]), None)
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward pass.  Itself a function, so that gradients of gradients are refused instead of left out."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+        plan, need_dx, dy, dh, dc, *tape, w_ih, w_hh = arguments
+        masks = plan.module.weight_masks
+        run = BackwardPass(
+            tape=LayerTape(*tape),
+            upstream=Upstream(*(g.contiguous() for g in (dy, dh, dc))),
+            w_ih=w_ih,
+            w_hh=w_hh,
+            sieve=plan.sieve,
+            state=plan.state,
+            block=plan.block,
+            block_columns=masks.columns if masks is not None else None,
+            columns=plan.columns,
+            need_dx=need_dx,
+        )
+        with torch.autocast(dy.device.type, enabled=False):
+            gradients, statistics = plan.module.engine.backward(run)
+        plan.module._statistics.append(statistics)
+        dx = gradients.dx
+        if dx is not None and plan.columns is not None:
+            dx = dx * plan.columns.x_scale
+        return dx, gradients.dh0, gradients.dc0, gradients.dw_ih, gradients.dw_hh, gradients.db
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
+        raise RuntimeError("gradients of gradients are not accepted by SievedLSTM: its backward pass has none")

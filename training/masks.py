@@ -1,0 +1,52 @@
+"""Weight masks of an LSTM: which weights exist, in blocks of one gate row by R columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+def expand_blocks(mask: Tensor, columns: int, width: int) -> Tensor:
+    """A mask of blocks (rows, ceil(width / columns)) to one of weights (rows, width)."""
+    return mask if columns == 1 else mask.repeat_interleave(columns, dim=1)[:, :width]
+
+
+@dataclass
+class WeightMasks:
+    """`masks`: by the name of the weight (`weight_ih_l0`, ...), bool (4H, ceil(n / columns)); others are whole.
+
+    `columns` = R, as the engine's: the last block of a row may be narrower.  1 is unstructured, which the engines do
+    not skip.  Weights outside the masks count as zero and get no gradient.
+    """
+
+    columns: int
+    masks: Mapping[str, Tensor]
+    _expanded: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    def apply(self, name: str, weight: Tensor) -> Tensor:
+        """The weight with the blocks that do not exist at zero.  Raises ValueError for a mask of another shape."""
+        mask = self.masks.get(name)
+        if mask is None:
+            return weight
+        rows, width = weight.shape
+        expected = (rows, -(-width // self.columns))
+        if mask.dtype != torch.bool or tuple(mask.shape) != expected:
+            raise ValueError(
+                f"the mask of {name} has dtype {mask.dtype} and shape {tuple(mask.shape)}; torch.bool of shape "
+                f"{expected} is accepted, for blocks of {self.columns} columns"
+            )
+        known = self._expanded.get(name)
+        if known is None or known[0] is not mask:
+            known = self._expanded[name] = (mask, expand_blocks(mask, self.columns, width).to(weight))
+        return weight * known[1]
+
+    def blocks(self, layer: str, rows: int, widths: tuple[int, int]) -> Tensor:
+        """The bitmap of a layer as in `golden.types.Masks.block`: (4H, tiles of x, then of h) bool."""
+        parts = []
+        for kind, width in zip(("ih", "hh"), widths, strict=True):
+            mask = self.masks.get(f"weight_{kind}_{layer}")
+            parts.append(torch.ones(rows, -(-width // self.columns), dtype=torch.bool) if mask is None else mask.cpu())
+        return torch.cat(parts, dim=1)

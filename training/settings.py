@@ -1,0 +1,286 @@
+"""Settings of a training run: a TOML file, validated, every default filled in."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hw.config import PRESETS
+from training.errors import SettingsError
+
+MethodName = Literal["dense", "element", "row", "stochastic"]
+EngineName = Literal["float", "exact", "simulated"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TextSettings(_Section):
+    """The text."""
+
+    file: Path | None = None
+    """UTF-8 text to train on; by default Python's own documentation."""
+    valid: Path | None = None
+    """Text to validate on; by default the end of the other."""
+    level: Literal["char", "word"] = "char"
+    vocabulary: int | None = Field(default=None, ge=1)
+    """Most tokens, the most frequent; by default all."""
+    valid_share: float = Field(default=0.1, gt=0, lt=1)
+    valid_tokens: int | None = Field(default=None, ge=2)
+    """Validate on the first tokens of the validation text only; by default on all."""
+
+
+class ModelSettings(_Section):
+    """The language model."""
+
+    hidden: int = Field(default=64, ge=1)
+    embedding: int | None = Field(default=None, ge=1)
+    """Size of the embeddings, I; by default H."""
+    layers: int = Field(default=1, ge=1)
+
+
+class LoopSettings(_Section):
+    """The training loop: truncated backpropagation through time, the state carried from window to window."""
+
+    steps: int = Field(default=1000, ge=1)
+    batch: int = Field(default=16, ge=1)
+    window: int = Field(default=32, ge=1)
+    """Time steps of a window, T."""
+    seed: int = Field(default=1, ge=0)
+    optimizer: Literal["adam", "sgd", "snt-asgd"] = "adam"
+    rate: float = Field(default=5e-3, gt=0)
+    """Learning rate."""
+    decay: Literal["none", "cosine"] = "none"
+    """Of the learning rate over the steps."""
+    clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient."""
+    record_every: int = Field(default=50, ge=1)
+    evaluate_every: int = Field(default=200, ge=1)
+    checkpoint_every: int = Field(default=200, ge=1)
+    threads: int = Field(default=1, ge=1)
+    """Of PyTorch; with 1, a resumed training equals an uninterrupted one bit for bit."""
+
+
+class SieveSettings(_Section):
+    """The gradient sieve and its schedule."""
+
+    method: MethodName = "dense"
+    tau: float | None = Field(default=None, ge=0)
+    """Fixed threshold, in units of the gradient of the loss summed over the tokens of a window."""
+    target: float | None = Field(default=None, gt=0, le=1)
+    """Share of the rows to keep (of the elements, with `element`)."""
+    targets: tuple[tuple[float, float], ...] = ()
+    """The same, moving: pairs of progress (0 to 1) and share, linear in between."""
+    warm_up: int = Field(default=0, ge=0)
+    """Dense steps at the beginning."""
+    dense_every: int = Field(default=0, ge=0)
+    """The last of so many steps is dense; 0: none."""
+    dense_tail: float = Field(default=0.0, ge=0, le=1)
+    """Share of the training, at its end, that is dense."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SieveSettings:
+        given = [name for name in ("tau", "target", "targets") if getattr(self, name) not in (None, ())]
+        if self.method == "dense":
+            if given:
+                raise ValueError(f"{given[0]} is not accepted with method 'dense': name element, row or stochastic")
+        elif len(given) != 1:
+            raise ValueError(
+                f"method {self.method!r} with {' and '.join(given) or 'nothing'} is not accepted: "
+                "one of tau, target and targets is"
+            )
+        return self
+
+
+class DropoutSettings(_Section):
+    """Dropout of the embeddings and outputs, and of h: standard, or structured in tiles of R columns."""
+
+    kind: Literal["none", "standard", "structured"] = "none"
+    input: float = Field(default=0.0, ge=0, lt=1)
+    """Probability for x of every layer."""
+    hidden: float = Field(default=0.0, ge=0, lt=1)
+    """Probability for h between time steps; structured only."""
+    output: float = Field(default=0.0, ge=0, lt=1)
+    """Probability for what the decoder reads."""
+
+    @model_validator(mode="after")
+    def _check(self) -> DropoutSettings:
+        used = [name for name in ("input", "hidden", "output") if getattr(self, name)]
+        if self.kind == "none" and used:
+            raise ValueError(f"{used[0]} = {getattr(self, used[0])} is not accepted with kind 'none'")
+        if self.kind == "standard" and self.hidden:
+            raise ValueError(f"hidden = {self.hidden} is not accepted with kind 'standard': only structured drops h")
+        return self
+
+
+class SparseWeightsSettings(_Section):
+    """Dynamic sparse training of the LSTM's weights (Liu et al. 2021)."""
+
+    density: float = Field(gt=0, le=1)
+    structure: Literal["block", "unstructured"] = "block"
+    """Blocks of one gate row by R columns, or single weights (float engine only)."""
+    death_rate: float = Field(default=0.8, gt=0, le=1)
+    every: int = Field(default=100, ge=1)
+    """Steps between two updates of the masks."""
+    distribution: Literal["uniform", "er"] = "uniform"
+
+
+class SampledMasksSettings(_Section):
+    """Masks drawn from learned probabilities (Zhou et al. 2021)."""
+
+    keep: float = Field(gt=0, le=1)
+    """Share of the units or blocks kept."""
+    granularity: Literal["unit", "block"] = "unit"
+    rate: float = Field(default=12e-3, gt=0)
+    """Learning rate of the probabilities."""
+    freeze: float = Field(default=0.5, ge=0, le=1)
+    """Progress from which the most probable masks stay and only the weights learn."""
+
+
+class EngineSettings(_Section):
+    """What computes the backward passes."""
+
+    kind: EngineName = "float"
+    lanes: int = Field(default=4, ge=0)
+    """Lanes of a batch tile, C; 0: the whole batch (float engine only)."""
+    columns: int = Field(default=16, ge=1)
+    """Columns of a tile, R."""
+    preset: str | None = None
+    """Engine of `exact` and `simulated`; by default one that fits the model, with these lanes and columns."""
+    config: Path | None = None
+    """The same, from a file."""
+
+    @model_validator(mode="after")
+    def _check(self) -> EngineSettings:
+        if self.preset is not None and self.preset not in PRESETS:
+            raise ValueError(f"preset {self.preset!r} is not accepted: {', '.join(PRESETS)} are")
+        if self.preset is not None and self.config is not None:
+            raise ValueError(f"preset {self.preset!r} and config {str(self.config)!r} are both given: give one of them")
+        if self.lanes == 0 and self.kind != "float":
+            raise ValueError(f"lanes = 0 is not accepted by the {self.kind} engine: 1 or more is")
+        return self
+
+
+class Settings(_Section):
+    """One training run."""
+
+    name: str | None = None
+    """What reports call it; by default its method."""
+    text: TextSettings = TextSettings()
+    model: ModelSettings = ModelSettings()
+    training: LoopSettings = LoopSettings()
+    sieve: SieveSettings = SieveSettings()
+    dropout: DropoutSettings = DropoutSettings()
+    sparse_weights: SparseWeightsSettings | None = None
+    sampled_masks: SampledMasksSettings | None = None
+    engine: EngineSettings = EngineSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Settings:
+        if self.sparse_weights is not None and self.sampled_masks is not None:
+            raise ValueError("sparse_weights and sampled_masks are both given: the weights can have one mask")
+        unstructured = self.sparse_weights is not None and self.sparse_weights.structure == "unstructured"
+        if unstructured and self.engine.kind != "float":
+            raise ValueError(
+                f"sparse_weights.structure 'unstructured' is not accepted by the {self.engine.kind} engine: 'block' is"
+            )
+        return self
+
+    @property
+    def title(self) -> str:
+        """The name, or the method in a few words."""
+        return self.name or describe(self)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as in the TOML."""
+        return self.model_dump(mode="json")
+
+    @property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of everything that the training depends on, the text's content
+        excepted.
+        """
+        irrelevant = {"name": True, "training": {"record_every", "evaluate_every", "checkpoint_every"}}
+        text = self.model_dump_json(exclude=irrelevant)  # type: ignore[arg-type]
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def describe(settings: Settings) -> str:
+    """The methods of a training in a few words."""
+    s, d, parts = settings.sieve, settings.dropout, []
+    if s.method != "dense":
+        how = f"tau {s.tau:g}" if s.tau is not None else f"{100 * (s.target or s.targets[-1][1]):g} %"
+        parts.append(f"{'stochastic row' if s.method == 'stochastic' else s.method} sieve, {how}")
+    if d.kind != "none":
+        used = [f"{name} {getattr(d, name):g}" for name in ("input", "hidden", "output") if getattr(d, name)]
+        parts.append(", ".join([f"{d.kind} dropout", *used]))
+    if settings.sparse_weights is not None:
+        w = settings.sparse_weights
+        parts.append(f"dynamic sparse {'blocks' if w.structure == 'block' else 'weights'}, {100 * w.density:g} %")
+    if settings.sampled_masks is not None:
+        m = settings.sampled_masks
+        parts.append(f"sampled {m.granularity} masks, {100 * m.keep:g} %")
+    return "; ".join(parts) or "dense"
+
+
+def make(data: Mapping[str, Any], source: str = "settings") -> Settings:
+    """Settings from plain values.  Raises SettingsError, which names `source` and quotes each bad value."""
+    try:
+        return Settings.model_validate(dict(data))
+    except ValidationError as error:
+        raise SettingsError(explain(error, source, Settings)) from None
+
+
+def load(path: Path) -> Settings:
+    """Settings from a TOML file.  Raises SettingsError if it is unreadable, no TOML, or not valid settings."""
+    return make(read_toml(path), str(path))
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The values of a TOML file.  Raises SettingsError, naming it."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: is not a TOML text ({error})") from None
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, section by section."""
+    out = dict(base)
+    for key, value in over.items():
+        inner = out.get(key)
+        out[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
+    return out
+
+
+def explain(error: ValidationError, source: str, model: type[BaseModel]) -> str:
+    """One line on what is wrong: each place, the value, and what is accepted."""
+    lines = []
+    for e in error.errors():
+        where = ".".join(str(p) for p in e["loc"])
+        message = e["msg"].removeprefix("Value error, ")
+        if e["type"] == "extra_forbidden":
+            message = f"there is no such setting; there are {', '.join(_fields(model, e['loc'][:-1]))}"
+        elif e["type"] == "missing":
+            message = "missing: it has no default"
+        elif e["type"] != "value_error":
+            message = f"{e['input']!r} is not accepted: {message[0].lower()}{message[1:]}"
+        lines.append(f"{where}: {message}" if where else message)
+    return f"{source}: " + "; ".join(lines)
+
+
+def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
+    """The settings that there are in the section at `path`."""
+    for name in path:
+        annotation = model.model_fields[str(name)].annotation
+        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
+        model = next(a for a in inner if issubclass(a, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,115 @@
+"""What a backward pass of a layer did: counted where it ran, summed up by whoever reports it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from golden.types import Saturations
+from golden.work import index_counts, tile_lanes, tile_widths, useful_macs
+from hw.config import EngineConfig
+from training.cycles import run_cycles
+
+
+@dataclass(frozen=True)
+class PassStatistics:
+    """One backward run of one layer and direction.
+
+    `lanes` and `columns` are the C and R of the tiles.  `rows` (T, batch_tiles, 4H) bool, None where all were kept;
+    `elements`: elements of dz' that are not zero; `block` (4H, tiles) and `column` (T, tiles) bool, None for all, tiles
+    of x before those of h.  `tau` in units of the layer's gradients.  `scale`, `saturations` and `quantized` (values
+    that left their format when they were made integers, by field of the tape or weights) are those of the integer
+    engines.  `cycles` was counted by the engine's RTL, None elsewhere.
+    """
+
+    layer: str
+    H: int
+    I: int
+    B: int
+    T: int
+    lanes: int
+    columns: int
+    rows: Tensor | None
+    elements: int
+    tau: float | None
+    block: Tensor | None = None
+    column: Tensor | None = None
+    scale: float | None = None
+    saturations: Saturations | None = None
+    quantized: dict[str, int] | None = None
+    cycles: int | None = None
+
+    @property
+    def all_rows(self) -> int:
+        """Gate rows that the sieve saw."""
+        return self.T * -(-self.B // self.lanes) * 4 * self.H
+
+    @property
+    def kept_rows(self) -> int:
+        """Gate rows that it kept."""
+        return self.all_rows if self.rows is None else int(self.rows.sum())
+
+    @property
+    def all_elements(self) -> int:
+        """Elements of the gate gradients."""
+        return self.T * self.B * 4 * self.H
+
+    @property
+    def dense_macs(self) -> int:
+        """Multiply-accumulates of the backward pass without sieve and masks."""
+        return 2 * self.all_elements * (self.I + self.H)
+
+    @cached_property
+    def counts(self) -> Tensor:
+        """Indices of one dataflow, (T, batch_tiles, tiles)."""
+        rows = self.rows
+        if rows is None:
+            import torch
+
+            rows = torch.ones(self.T, -(-self.B // self.lanes), 4 * self.H, dtype=torch.bool)
+        tiles = -(-self.I // self.columns) + -(-self.H // self.columns)
+        return index_counts(rows, self.block, self.column, tiles)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the rows, blocks and columns kept."""
+        widths = tile_widths(self.H, self.I, self.columns)
+        return useful_macs(self.counts, tile_lanes(self.B, self.lanes), widths)
+
+    @property
+    def element_macs(self) -> int:
+        """Multiply-accumulates of the elements that are not zero, in proportion where masks drop blocks or columns."""
+        return round(self.macs * self.elements / max(1, self.covered_elements))
+
+    @property
+    def covered_elements(self) -> int:
+        """Elements of the rows kept, zeros among them included."""
+        if self.rows is None:
+            return self.all_elements
+        return int((self.rows.sum(dim=2) * tile_lanes(self.B, self.lanes)).sum())
+
+    @property
+    def forward_macs(self) -> int:
+        """Multiply-accumulates of the forward pass, masked blocks and columns left out."""
+        import torch
+
+        every = torch.ones(self.T, 1, 4 * self.H, dtype=torch.bool)
+        tiles = -(-self.I // self.columns) + -(-self.H // self.columns)
+        counts = index_counts(every, self.block, self.column, tiles)
+        return int((counts * tile_widths(self.H, self.I, self.columns)).sum()) * self.B
+
+    def engine_cycles(self, config: EngineConfig) -> int:
+        """Cycles on an engine of `config`: as counted, or by the cycle model for these rows."""
+        return (
+            self.cycles if self.cycles is not None else run_cycles(config, self.H, self.I, self.B, self.T, self.counts)
+        )
+
+    def dense_cycles(self, config: EngineConfig) -> int:
+        """Cycles of the same pass without sieve and masks, by the cycle model."""
+        import torch
+
+        tiles = -(-self.I // self.columns) + -(-self.H // self.columns)
+        counts = torch.full((self.T, -(-self.B // self.lanes), tiles), 4 * self.H)
+        return run_cycles(config, self.H, self.I, self.B, self.T, counts)

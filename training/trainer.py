@@ -1,0 +1,419 @@
+"""The training loop of a language model: any method, any engine, checkpoints that go on exactly where they were."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hw import config as engine_config
+from hw.config import EngineConfig
+from training.accounting import Account, LayerSize
+from training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine, fitting_config
+from training.errors import SettingsError, TrainingError
+from training.history import Record, Result
+from training.language_model import LanguageModel, evaluate
+from training.lstm import SievedLSTM
+from training.report import write_report, write_result
+from training.schedules import MixedTraining
+from training.settings import Settings
+from training.sieves import METHODS, Dense, GradientSieve
+from training.snt_asgd import SNTASGD
+from training.structured_dropout import ColumnDropout, StructuredDropout
+from training.text import Corpus, Streams
+from training.weight_methods import MaskSampling, NoMasks, SparseWeights, WeightMethod
+
+CHECKPOINT, RESULT, REPORT = "checkpoint.pt", "result.json", "report.html"
+
+Progress = Callable[[int, str], None]
+
+
+def engine_of(settings: Settings) -> EngineConfig:
+    """The engine of a training: the one that is named, or one that fits the model.  Raises ConfigError."""
+    e, m, loop = settings.engine, settings.model, settings.training
+    if e.preset is not None:
+        return engine_config.preset(e.preset)
+    if e.config is not None:
+        return engine_config.load(e.config)
+    inputs = max(m.embedding or m.hidden, m.hidden if m.layers > 1 else 0)
+    return fitting_config(
+        m.hidden, inputs, loop.batch, loop.window, lanes=e.lanes or loop.batch, columns=e.columns, name="training"
+    )
+
+
+class Trainer:
+    """One training.  `engine`: an engine to use in place of the one that the settings name, an open device say.
+
+    Raises TextError for a text that cannot be used, ConfigError for an engine that the model does not fit, ToolError if
+    the simulator cannot be built; before any training.
+    """
+
+    def __init__(self, settings: Settings, corpus: Corpus | None = None, engine: Engine | None = None) -> None:
+        self.settings = settings
+        loop, text = settings.training, settings.text
+        torch.set_num_threads(loop.threads)
+        self.config = engine_of(settings)
+        sizes = self._layer_sizes()
+        if settings.engine.kind != "float":
+            for s in sizes:
+                self.config.check_run(H=s.H, I=s.I, B=s.B, T=s.T)
+        self.corpus = corpus or Corpus.load(text.file, text.valid, text.level, text.vocabulary, text.valid_share)
+        self.streams = Streams(self.corpus.train, loop.batch, loop.window, self.corpus.train_source)
+        self.valid = self.corpus.valid[: text.valid_tokens]
+        self._open = ExitStack()
+        torch.manual_seed(loop.seed)
+        self.lstm = self._lstm(engine or self._engine())
+        dropout = settings.dropout
+        output: nn.Module | None = None
+        if dropout.output:
+            structured = ColumnDropout(dropout.output, settings.engine.columns)
+            output = structured if dropout.kind == "structured" else nn.Dropout(dropout.output)
+        standard_input = nn.Dropout(dropout.input) if dropout.kind == "standard" and dropout.input else None
+        self.model = LanguageModel(len(self.corpus.vocabulary), self.lstm, standard_input, output)
+        self.optimizer = self._optimizer()
+        self.masks = self._masks()
+        self.schedule = self._schedule()
+        self.account = Account(sizes, self.config, loop.batch * loop.window)
+        self.state = self.model.zero_state(loop.batch)
+        self.done = 0
+        self.records: list[Record] = []
+        self._losses: list[float] = []
+        self._seconds = self._backward_seconds = 0.0
+        self._watch_backward()
+
+    def close(self) -> None:
+        """Give the device up, if there is one."""
+        self._open.close()
+
+    # building
+
+    def _layer_sizes(self) -> list[LayerSize]:
+        m, loop = self.settings.model, self.settings.training
+        return [
+            LayerSize(f"l{n}", m.hidden, m.hidden if n else m.embedding or m.hidden, loop.batch, loop.window)
+            for n in range(m.layers)
+        ]
+
+    def _engine(self) -> Engine:
+        e = self.settings.engine
+        if e.kind == "float":
+            return FloatEngine(e.lanes or None, e.columns)
+        if e.kind == "exact":
+            return ExactEngine(self.config)
+        from fpga.device import simulated
+
+        return DeviceEngine(self._open.enter_context(simulated(self.config)))
+
+    def _lstm(self, engine: Engine) -> SievedLSTM:
+        m, d, loop = self.settings.model, self.settings.dropout, self.settings.training
+        columns = None
+        if d.kind == "structured" and (d.input or d.hidden):
+            columns = StructuredDropout(d.input, d.hidden, engine.columns)
+        return SievedLSTM(
+            m.embedding or m.hidden,
+            m.hidden,
+            m.layers,
+            dropout=d.input if d.kind == "standard" and m.layers > 1 else 0.0,
+            engine=engine,
+            column_dropout=columns,
+            seed=loop.seed,
+        )
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        loop = self.settings.training
+        if loop.optimizer == "adam":
+            return torch.optim.Adam(self.model.parameters(), lr=loop.rate)
+        if loop.optimizer == "sgd":
+            return torch.optim.SGD(self.model.parameters(), lr=loop.rate)
+        return SNTASGD(self.model.parameters(), lr=loop.rate)
+
+    def _masks(self) -> WeightMethod:
+        s, loop, columns = self.settings, self.settings.training, self.lstm.engine.columns
+        if s.sparse_weights is not None:
+            return SparseWeights(self.lstm, s.sparse_weights, columns, loop.steps, loop.seed)
+        if s.sampled_masks is not None:
+            return MaskSampling(self.lstm, s.sampled_masks, columns, loop.steps, loop.seed)
+        return NoMasks()
+
+    def _schedule(self) -> MixedTraining:
+        s, loop = self.settings.sieve, self.settings.training
+        sieve: GradientSieve
+        if s.method == "dense":
+            sieve = Dense()
+        else:
+            # The loss of a step is the mean over the tokens of a window, tau is told for their sum.
+            tau = None if s.tau is None else s.tau / (loop.batch * loop.window)
+            target = s.target if not s.targets else s.targets[0][1]
+            sieve = METHODS[s.method](tau=tau, target=target)
+        return MixedTraining(
+            sieve, loop.steps, s.warm_up, s.dense_every, s.dense_tail, s.targets if s.method != "dense" else ()
+        )
+
+    def _watch_backward(self) -> None:
+        """Time the LSTM's backward passes, PyTorch's own and ours alike: from the gradient of y to that of x."""
+        begun = 0.0
+
+        def begin(gradient: Tensor) -> None:
+            nonlocal begun
+            begun = time.perf_counter()
+
+        def end(gradient: Tensor) -> None:
+            self._backward_seconds += time.perf_counter() - begun
+
+        def watch(module: nn.Module, inputs: tuple[Any, ...], output: tuple[Tensor, Any]) -> None:
+            if output[0].requires_grad and inputs[0].requires_grad:
+                output[0].register_hook(begin)
+                inputs[0].register_hook(end)
+
+        self.lstm.register_forward_hook(watch)
+
+    # training
+
+    def step(self) -> float:
+        """One training step; returns the loss in nats a token.  Raises TrainingError if it is not finite."""
+        loop, begun = self.settings.training, time.perf_counter()
+        tokens, targets, begins = self.streams.next()
+        if begins:
+            self.state = self.model.zero_state(loop.batch)
+        self.lstm.sieve = self.schedule.at(self.done)
+        self.masks.before(self.done)
+        if loop.decay == "cosine":
+            for group in self.optimizer.param_groups:
+                group["lr"] = loop.rate * (1 + math.cos(math.pi * self.done / loop.steps)) / 2
+        loss, state = self.model.loss(tokens, targets, self.state)
+        value = loss.item()
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the loss of step {self.done + 1} is {value}: lower training.rate = {loop.rate} or training.clip = "
+                f"{loop.clip}; the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), loop.clip)
+
+        def again() -> float:
+            with torch.no_grad():
+                return self.model.loss(tokens, targets, self.state)[0].item()
+
+        more_forward = self.masks.after_loss(self.done, value, again)
+        self.optimizer.step()
+        self.masks.after(self.done, self.optimizer)
+        self.state = state
+        self._seconds += time.perf_counter() - begun
+        self.account.add_step(self.lstm.take_statistics(), more_forward * tokens.numel())
+        self._losses.append(value)
+        self.done += 1
+        return value
+
+    def evaluate(self) -> float:
+        """The validation loss in nats a token."""
+        loop = self.settings.training
+        batch = max(1, min(loop.batch, len(self.valid) // 2))
+        with ExitStack() as stack:
+            stack.enter_context(self.masks.evaluation())
+            if isinstance(self.optimizer, SNTASGD):
+                stack.enter_context(self.optimizer.averaged())
+            return evaluate(self.model, self.valid, batch, loop.window)
+
+    def record(self, valid_loss: float | None) -> None:
+        """Note the state of the training."""
+        rows, elements, layers = self.account.take()
+        self.records.append(
+            Record(
+                step=self.done,
+                train_loss=sum(self._losses) / len(self._losses),
+                valid_loss=valid_loss,
+                seconds=self._seconds,
+                backward_seconds=self._backward_seconds,
+                rows=rows,
+                elements=elements,
+                work=self.account.work,
+                saturations=dict(self.account.saturations),
+                layers=layers,
+            )
+        )
+        self._losses = []
+
+    def run(self, progress: Progress, save: Callable[[], None], stop: Callable[[], bool] = lambda: False) -> bool:
+        """Train to the end, or until `stop` says so after a step; `save` is called when a checkpoint is due.
+
+        `progress` is told the steps done and a remark.  Returns whether the end was reached.
+        """
+        loop = self.settings.training
+        while self.done < loop.steps:
+            loss = self.step()
+            last = self.done == loop.steps
+            due = last or self.done % loop.evaluate_every == 0
+            valid = self.evaluate() if due else None
+            if valid is not None and isinstance(self.optimizer, SNTASGD):
+                self.optimizer.observe(valid)
+            if due or self.done % loop.record_every == 0:
+                self.record(valid)
+            progress(self.done, self._remark(loss))
+            if last or self.done % loop.checkpoint_every == 0:
+                save()
+            elif stop():
+                save()
+                return False
+        return True
+
+    def _remark(self, loss: float) -> str:
+        tokens = self.settings.training.batch * self.settings.training.window
+        kept = f", {100 * self.records[-1].rows:.1f} % of rows" if self.records else ""
+        return f"{loss:.3f} nats a token{kept}, {self.done * tokens / max(self._seconds, 1e-9):,.0f} tokens/s"
+
+    # results and checkpoints
+
+    def result(self) -> Result:
+        """What has been recorded so far."""
+        return Result(
+            name=self.settings.title,
+            settings=self.settings.as_dict() | {"sources": self._sources()},
+            records=tuple(self.records),
+            measured=self.settings.engine.kind == "simulated",
+            parameters=sum(p.numel() for p in self.model.parameters()),
+            finished=self.done == self.settings.training.steps,
+        )
+
+    def _sources(self) -> dict[str, Any]:
+        return {
+            "train": self.corpus.train_source,
+            "valid": self.corpus.valid_source,
+            "tokens": len(self.corpus.train),
+            "valid_tokens": len(self.valid),
+            "vocabulary": len(self.corpus.vocabulary),
+            "engine": self.config.model_dump(mode="json"),
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later steps depend on."""
+        return {
+            "settings": self.settings.as_dict(),
+            "digest": self.settings.digest,
+            "text": self.corpus.digest,
+            "done": self.done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "lstm": self.lstm.sieve_state_dict(),
+            "masks": self.masks.state_dict(),
+            "streams": self.streams.state_dict(),
+            "state": self.state,
+            "random": torch.get_rng_state(),
+            "losses": list(self._losses),
+            "records": [r.model_dump(mode="json") for r in self.records],
+            "account": self.account.state_dict(),
+            "seconds": (self._seconds, self._backward_seconds),
+        }
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        """Go on from `state_dict`.  Raises SettingsError for one of another configuration or text."""
+        if saved["digest"] != self.settings.digest:
+            raise SettingsError(
+                f"the checkpoint is of another configuration: {_difference(saved['settings'], self.settings.as_dict())}"
+            )
+        if saved["text"] != self.corpus.digest:
+            raise SettingsError(f"the checkpoint is of another text than {self.corpus.train_source}")
+        self.model.load_state_dict(saved["model"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.lstm.load_sieve_state_dict(saved["lstm"])
+        self.masks.load_state_dict(saved["masks"])
+        self.streams.load_state_dict(saved["streams"])
+        self.state = saved["state"]
+        torch.set_rng_state(saved["random"])
+        self.done, self._losses = saved["done"], list(saved["losses"])
+        self.records = [Record.model_validate(r) for r in saved["records"]]
+        self.account.load_state_dict(saved["account"])
+        self._seconds, self._backward_seconds = saved["seconds"]
+
+
+def _difference(old: dict[str, Any], new: dict[str, Any], path: str = "") -> str:
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        where = f"{path}{key}"
+        if where == "name" or a == b:
+            continue
+        if isinstance(a, dict) and isinstance(b, dict):
+            inner = _difference(a, b, f"{where}.")
+            if inner:
+                return inner
+            continue
+        return f"{where} was {a!r} and is {b!r}"
+    return ""
+
+
+def save_checkpoint(trainer: Trainer, path: Path) -> None:
+    """Write a checkpoint, whole or not at all.  Raises TrainingError if that fails."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            try:
+                torch.save(trainer.state_dict(), file)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint.  Raises TrainingError, naming it, if it cannot be read or is none."""
+    try:
+        saved = torch.load(path, weights_only=True)
+    except OSError as error:
+        raise TrainingError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:
+        raise TrainingError(f"{path}: is no checkpoint, or a damaged one ({type(error).__name__})") from None
+    if not isinstance(saved, dict) or "digest" not in saved:
+        raise TrainingError(f"{path}: is no checkpoint of a training")
+    return saved
+
+
+def _folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"{folder}: cannot be made a directory ({error.strerror})") from None
+
+
+@contextmanager
+def _trainer(settings: Settings) -> Any:
+    trainer = Trainer(settings)
+    try:
+        yield trainer
+    finally:
+        trainer.close()
+
+
+def train(
+    settings: Settings,
+    folder: Path,
+    progress: Progress | None = None,
+    resume: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Result:
+    """Train, and leave `result.json`, `report.html` and `checkpoint.pt` in `folder`.
+
+    With `resume` it goes on from the checkpoint there, if there is one.  When `stop` says so after a step, everything
+    is saved and the result is not finished.  Raises TextError, SettingsError and ConfigError for what cannot be
+    trained, before any work; TrainingError if it cannot go on.
+    """
+    with _trainer(settings) as trainer:
+        _folder(folder)
+        checkpoint = folder / CHECKPOINT
+        if resume and checkpoint.exists():
+            trainer.load_state_dict(load_checkpoint(checkpoint))
+        trainer.run(progress or (lambda done, remark: None), lambda: save_checkpoint(trainer, checkpoint), stop)
+        result = trainer.result()
+        if result.records:
+            write_result(result, folder / RESULT)
+            write_report(result, folder / REPORT)
+        return result

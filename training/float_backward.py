@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -40,7 +40,7 @@ class LayerGradients:
 
 @dataclass(frozen=True)
 class Kept:
-    """What the sieve kept: `rows` (T, batch_tiles, 4H) bool, and elements of dz' that are not zero."""
+    """What the sieve kept: `rows` (T, batch_tiles, 4H) bool, and elements of dz' that are not zero (dense: all)."""
 
     rows: Tensor
     elements: int
@@ -95,12 +95,68 @@ def _factors(tape: LayerTape, work: Workspace) -> _Factors:
     return _Factors(gates, cell)
 
 
+class _Side:
+    """The GEMMs of x or of h: errors dz' W and weight gradients dz'^T v, over some rows, some columns or everything.
+
+    `values` (T, B, n) are what the layer read, `mask` (T, n) the columns kept of them.
+    """
+
+    def __init__(self, name: str, w: Tensor, values: Tensor, mask: Tensor | None, workspace: Workspace) -> None:
+        self.name, self.w, self.values, self.mask, self.workspace = name, w, values, mask, workspace
+        self.dw = torch.zeros_like(w)
+        self.share = 1.0 if mask is None else float(mask.double().mean())
+        self.kept: list[Tensor] | None = None
+        if mask is not None and compaction_pays(self.share, values.shape[1]):
+            self.kept = kept_columns(mask)
+            # Transposed, a column is a row: copied and added in one piece.
+            self.w_t = w.t().contiguous()
+            self.dw_t = torch.zeros_like(self.w_t)
+
+    def error(self, dz: Tensor, t: int) -> Tensor:
+        """dz' W of step t, (B, n), by all rows."""
+        if self.kept is not None:
+            some = self.w_t.index_select(0, self.kept[t])
+            return dz.new_zeros(len(dz), len(self.w_t)).index_copy_(1, self.kept[t], dz @ some.t())
+        return self._masked(dz @ self.w, t)
+
+    def error_of_rows(self, dz: Tensor, rows: Tensor, t: int) -> Tensor:
+        """The same by the rows given; `dz` (B, rows)."""
+        some = self.workspace.get(f"w_{self.name}", (len(rows), self.w.shape[1]), self.w)
+        return self._masked(dz @ torch.index_select(self.w, 0, rows, out=some), t)
+
+    def add_columns(self, dz: Tensor, t: int) -> None:
+        """The weight gradients of step t, of the columns kept."""
+        assert self.kept is not None
+        kept = self.kept[t]
+        self.dw_t.index_add_(0, kept, self.values[t].index_select(1, kept).t() @ dz)
+
+    def add_rows(self, dz: Tensor, rows: Tensor, t: int) -> None:
+        """The weight gradients of step t, of the rows given; `dz` (B, rows)."""
+        part = self.workspace.get(f"dw_{self.name}", (len(rows), self.w.shape[1]), self.w)
+        self.dw.index_add_(0, rows, torch.mm(dz.t(), self._masked(self.values[t], t), out=part))
+
+    def add_steps(self, dz: Tensor, steps: slice | Tensor) -> None:
+        """The weight gradients of several steps in one GEMM; `dz` (steps * B, 4H)."""
+        values = self.values[steps]
+        if self.mask is not None:
+            values = values * self.mask[steps][:, None]
+        self.dw.addmm_(dz.t(), values.reshape(len(dz), -1))
+
+    def gradient(self) -> Tensor:
+        """dW (4H, n)."""
+        return self.dw if self.kept is None else self.dw.add_(self.dw_t.t())
+
+    def _masked(self, values: Tensor, t: int) -> Tensor:
+        return values if self.mask is None else values * self.mask[t]
+
+
 @dataclass
 class FloatBackward:
     """One backward pass; `run` gives the gradients and what was kept.
 
     `w_ih` and `w_hh` are the effective weights (masks applied; w_hh without the dropout's scale).  `lanes` is the width
-    of a batch tile.  Where a step keeps too many rows for compaction to pay, its GEMMs are over all of them.
+    of a batch tile.  Each step uses what costs least: GEMMs over the rows that the sieve kept, over the columns that
+    the dropout kept, or over everything.
     """
 
     tape: LayerTape
@@ -114,38 +170,29 @@ class FloatBackward:
     generator: torch.Generator | None
     workspace: Workspace
     need_dx: bool = True
-    dense_steps: list[int] = field(default_factory=list)
 
     def run(self) -> tuple[LayerGradients, Kept]:
         """Raises nothing of its own: shapes were checked where the tape was made."""
         H, I, B, T = self.tape.sizes
         like = self.upstream.dy
-        self.x_mask, self.h_mask = self.columns.by_column() if self.columns is not None else (None, None)
-        if self.h_mask is not None:
-            assert self.columns is not None
-            self.w_hh = self.w_hh * self.columns.h_scale
+        x_mask, h_mask = self.columns.by_column(like.device) if self.columns is not None else (None, None)
+        h_scale = self.columns.h_scale if self.columns is not None and h_mask is not None else 1.0
+        w_hh = self.w_hh if h_scale == 1 else self.w_hh * h_scale
+        self.x = _Side("ih", self.w_ih, self.tape.x, x_mask, self.workspace)
+        self.h = _Side("hh", w_hh, self.tape.hs[:-1], h_mask, self.workspace)
         self.dx = like.new_empty(T, B, I) if self.need_dx else None
-        self.dw_ih, self.dw_hh = like.new_zeros(4 * H, I), like.new_zeros(4 * H, H)
         self.db = like.new_zeros(4 * H)
         self.dz = self.workspace.get("dz", (T, B, 4 * H), like)
-        self.by_columns = self._columns_pay(B)
-        if self.by_columns:
-            self.x_kept, self.h_kept = (None if m is None else kept_columns(m) for m in (self.x_mask, self.h_mask))
-            self.w_ih_t, self.w_hh_t = self.w_ih.t().contiguous(), self.w_hh.t().contiguous()
-            self.dw_ih_t, self.dw_hh_t = like.new_zeros(I, 4 * H), like.new_zeros(H, 4 * H)
+        self.whole_steps: list[int] = []
         lanes = min(self.lanes, B)
         rows = torch.ones(T, -(-B // lanes), 4 * H, dtype=torch.bool, device=like.device)
         elements = self._steps(lanes, rows)
         self._finish()
-        if self.h_mask is not None:
-            assert self.columns is not None
-            self.dw_hh.mul_(self.columns.h_scale)
-        gradients = LayerGradients(self.dx, self.dh, self.dc, self.dw_ih, self.dw_hh, self.db)
-        return gradients, Kept(rows, int(elements))
-
-    def _columns_pay(self, B: int) -> bool:
-        masks = [m.double().mean() for m in (self.x_mask, self.h_mask) if m is not None]
-        return bool(masks) and compaction_pays(float(min(masks)), B)
+        dw_hh = self.h.gradient()
+        if h_scale != 1:
+            dw_hh.mul_(h_scale)
+        gradients = LayerGradients(self.dx, self.dh, self.dc, self.x.gradient(), dw_hh, self.db)
+        return gradients, Kept(rows.cpu(), int(elements))
 
     def _steps(self, lanes: int, rows: Tensor) -> int | Tensor:
         H, _, B, T = self.tape.sizes
@@ -166,7 +213,7 @@ class FloatBackward:
             torch.mul(dh, factors.gates[t, :, 3], out=gates[:, 3])
             self.dc.mul_(f[t])
             if self.mode == SieveMode.DENSE:
-                self._dense(t)
+                self._whole(t)
                 continue
             sifted = sift(self.mode, self.tau, dz, lanes, None if draws is None else draws[t])
             rows[t] = sifted.rows
@@ -178,7 +225,8 @@ class FloatBackward:
         dz, B, factor = self.dz[t], self.dz.shape[1], sifted.factor
         union = sifted.rows[0] if len(sifted.rows) == 1 else sifted.rows.any(dim=0)
         kept = union.nonzero()[:, 0]
-        if compaction_pays(len(kept) / len(union), B) and not self.by_columns:
+        share = len(kept) / len(union)
+        if compaction_pays(share, B) and share < self._column_share():
             small = dz.index_select(1, kept)
             if factor is not None and self.mode == SieveMode.STOCHASTIC:
                 small *= factor[:, kept]
@@ -186,96 +234,52 @@ class FloatBackward:
             return torch.count_nonzero(small)
         if factor is not None:
             dz *= factor
-        self._dense(t)
+        self._whole(t)
         return torch.count_nonzero(dz)
+
+    def _column_share(self) -> float:
+        """What the columns leave of the work of a step, where they are used."""
+        sides = (self.x, self.h)
+        return sum(v.share * v.w.numel() if v.kept is not None else v.w.numel() for v in sides) / sum(
+            v.w.numel() for v in sides
+        )
 
     def _rows(self, t: int, dz: Tensor, kept: Tensor) -> None:
         """The GEMMs of step t over the rows `kept`; `dz` (B, rows)."""
-        K = len(kept)
-        for name, w, dw, operand in (
-            ("ih", self.w_ih, self.dw_ih, self.tape.x[t]),
-            ("hh", self.w_hh, self.dw_hh, self._h_read(t)),
-        ):
-            if name == "hh" or self.dx is not None:
-                some = self.workspace.get(f"w_{name}", (K, w.shape[1]), w)
-                torch.index_select(w, 0, kept, out=some)
-                if name == "ih":
-                    torch.mm(dz, some, out=self.dx[t])  # type: ignore[index]
-                else:
-                    self.dh = torch.mm(dz, some)
-            part = self.workspace.get(f"dw_{name}", (K, w.shape[1]), w)
-            dw.index_add_(0, kept, torch.mm(dz.t(), operand, out=part))
-        self._mask(t)
+        if self.dx is not None:
+            self.dx[t] = self.x.error_of_rows(dz, kept, t)
+        self.dh = self.h.error_of_rows(dz, kept, t)
+        for side in (self.x, self.h):
+            side.add_rows(dz, kept, t)
         self.db.index_add_(0, kept, dz.sum(dim=0))
 
-    def _dense(self, t: int) -> None:
-        """dh of step t by all rows; dx and dW wait for the end, where one GEMM does all such steps.
-
-        With column masks whose compaction pays, they are done here, over the columns kept.
-        """
+    def _whole(self, t: int) -> None:
+        """dh of step t by all rows, and all that goes by columns; the rest waits for one GEMM of all such steps."""
         dz = self.dz[t]
-        if not self.by_columns:
-            self.dense_steps.append(t)
-            self.dh = dz @ self.w_hh
-            if self.h_mask is not None:
-                self.dh *= self.h_mask[t]
-            return
-        B = len(dz)
-        if self.dx is not None:
-            self._column_error(dz, self.w_ih_t, self.x_kept, t, self.dx[t])
-        self.dh = dz.new_empty(B, len(self.w_hh_t))
-        self._column_error(dz, self.w_hh_t, self.h_kept, t, self.dh)
-        for dw_t, kept, operand in (
-            (self.dw_ih_t, self.x_kept, self.tape.x[t]),
-            (self.dw_hh_t, self.h_kept, self.tape.hs[t]),
-        ):
-            if kept is None:
-                dw_t.addmm_(operand.t(), dz)
-            else:
-                dw_t.index_add_(0, kept[t], operand.index_select(1, kept[t]).t() @ dz)
-        self.db += dz.sum(dim=0)
-
-    @staticmethod
-    def _column_error(dz: Tensor, w_t: Tensor, kept: list[Tensor] | None, t: int, out: Tensor) -> None:
-        if kept is None:
-            torch.mm(dz, w_t.t(), out=out)
-        else:
-            out.zero_().index_copy_(1, kept[t], dz @ w_t.index_select(0, kept[t]).t())
-
-    def _h_read(self, t: int) -> Tensor:
-        """h_{t-1} as step t read it, without the dropout's scale."""
-        h = self.tape.hs[t]
-        return h if self.h_mask is None else h * self.h_mask[t]
-
-    def _mask(self, t: int) -> None:
-        """Columns that the dropout dropped get no gradient."""
-        if self.x_mask is not None and self.dx is not None:
-            self.dx[t] *= self.x_mask[t]
-        if self.h_mask is not None:
-            self.dh *= self.h_mask[t]
+        self.whole_steps.append(t)
+        self.dh = self.h.error(dz, t)
+        if self.dx is not None and self.x.kept is not None:
+            self.dx[t] = self.x.error(dz, t)
+        for side in (self.x, self.h):
+            if side.kept is not None:
+                side.add_columns(dz, t)
 
     def _finish(self) -> None:
-        """dx, dW and db of the steps that used all rows."""
-        if self.by_columns:
-            self.dw_ih, self.dw_hh = self.dw_ih_t.t().contiguous(), self.dw_hh_t.t().contiguous()
+        """dx, dW and db of the steps that used all rows, where they did not go by columns."""
+        if not self.whole_steps:
             return
-        H, I, B, T = self.tape.sizes
-        if not self.dense_steps:
-            return
-        every = len(self.dense_steps) == T
-        pick = slice(None) if every else torch.tensor(self.dense_steps[::-1], device=self.dz.device)
-        dz = self.dz[pick].view(-1, 4 * H)
-        x, h = self.tape.x[pick].reshape(-1, I), self.tape.hs[:-1]
-        if self.h_mask is not None:
-            h = h * self.h_mask[:, None]
-        h = h[pick].reshape(-1, H)
-        if self.dx is not None:
+        I, T = self.tape.x.shape[2], len(self.dz)
+        every = len(self.whole_steps) == T
+        steps = slice(None) if every else torch.tensor(self.whole_steps, device=self.dz.device)
+        dz = self.dz[steps].flatten(0, 1)
+        self.db += dz.sum(dim=0)
+        if self.dx is not None and self.x.kept is None:
             if every:
                 torch.mm(dz, self.w_ih, out=self.dx.view(-1, I))
             else:
-                self.dx[pick] = (dz @ self.w_ih).view(-1, B, I)
-            if self.x_mask is not None:
-                self.dx[pick] *= self.x_mask[pick][:, None]
-        self.dw_ih.addmm_(dz.t(), x)
-        self.dw_hh.addmm_(dz.t(), h)
-        self.db += dz.sum(dim=0)
+                self.dx[steps] = (dz @ self.w_ih).unflatten(0, (-1, self.dz.shape[1]))
+            if self.x.mask is not None:
+                self.dx[steps] *= self.x.mask[steps][:, None]
+        for side in (self.x, self.h):
+            if side.kept is None:
+                side.add_steps(dz, steps)

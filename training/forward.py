@@ -45,7 +45,7 @@ def forward(
     hs, cs = x.new_empty(T + 1, B, H), x.new_empty(T + 1, B, H)
     hs[0], cs[0] = h0, c0
     tanh_c = x.new_empty(T, B, H)
-    x_mask, h_mask = columns.by_column() if columns is not None else (None, None)
+    x_mask, h_mask = columns.by_column(x.device) if columns is not None else (None, None)
     if x_mask is not None:
         assert columns is not None
         x = x * (x_mask[:, None].to(x.dtype) * columns.x_scale)

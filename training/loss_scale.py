@@ -36,7 +36,7 @@ class LossScale:
         if largest == 0:
             return 1.0
         limit = form.maximum / form.scale
-        exponent = math.floor(math.log2(limit / largest)) - self.headroom
+        exponent = math.floor(math.log2(limit) - math.log2(largest)) - self.headroom  # a quotient could overflow
         return math.ldexp(1.0, max(-1000, min(1000, exponent)))
 
     def _remembered(self, upstream: float) -> float:

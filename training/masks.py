@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 
 def expand_blocks(mask: Tensor, columns: int, width: int) -> Tensor:
-    """A mask of blocks (rows, ceil(width / columns)) to one of weights (rows, width)."""
+    """A mask of tiles of `columns` columns, (rows, ceil(width / columns)), to one of single columns, (rows, width)."""
     return mask if columns == 1 else mask.repeat_interleave(columns, dim=1)[:, :width]
 
 
@@ -24,7 +25,7 @@ class WeightMasks:
 
     columns: int
     masks: Mapping[str, Tensor]
-    _expanded: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+    _expanded: dict[str, tuple[Any, Tensor, Tensor]] = field(default_factory=dict, repr=False)
 
     def apply(self, name: str, weight: Tensor) -> Tensor:
         """The weight with the blocks that do not exist at zero.  Raises ValueError for a mask of another shape."""
@@ -38,10 +39,10 @@ class WeightMasks:
                 f"the mask of {name} has dtype {mask.dtype} and shape {tuple(mask.shape)}; torch.bool of shape "
                 f"{expected} is accepted, for blocks of {self.columns} columns"
             )
-        known = self._expanded.get(name)
-        if known is None or known[0] is not mask:
-            known = self._expanded[name] = (mask, expand_blocks(mask, self.columns, width).to(weight))
-        return weight * known[1]
+        known, key = self._expanded.get(name), (mask._version, weight.dtype, weight.device)
+        if known is None or known[0] != key or known[1] is not mask:
+            known = self._expanded[name] = (key, mask, expand_blocks(mask, self.columns, width).to(weight))
+        return weight * known[2]
 
     def blocks(self, layer: str, rows: int, widths: tuple[int, int]) -> Tensor:
         """The bitmap of a layer as in `golden.types.Masks.block`: (4H, tiles of x, then of h) bool."""

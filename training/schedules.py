@@ -47,7 +47,7 @@ class MixedTraining:
         if (
             step < self.warm_up
             or (self.dense_every and step % self.dense_every == self.dense_every - 1)
-            or step >= self.steps * (1 - self.dense_tail)
+            or (self.dense_tail and step >= self.steps - round(self.steps * self.dense_tail))
         ):
             return Dense()
         return self.sieve.with_target(self._target(step / self.steps)) if self.targets else self.sieve

@@ -31,7 +31,8 @@ class GradientSieve:
 
     `tau` is in units of the gradients that reach the layer.  `target` is the share of gate rows to keep (of elements,
     in `ThresholdedGradients`): before the first pass a dense one measures the gradients, and after each pass the
-    threshold moves towards the target.  Raises SieveError unless just one of them is given, in its range.
+    threshold moves towards the target; after one that kept nothing it is measured again.  Raises SieveError unless just
+    one of them is given, in its range.
     """
 
     mode: ClassVar[SieveMode]
@@ -140,12 +141,13 @@ def row_scores(magnitudes: Tensor, lanes: int) -> Tensor:
 
 
 def gains(score: Tensor, tau: float) -> Tensor:
-    """2^n of each score for the least n >= 0 with score * 2^n >= tau, float of the same shape; infinite for zeros."""
-    gain = torch.log2(tau / score).ceil_().clamp_(min=0).exp2_()
+    """2^n of each score for the least n >= 0 with score * 2^n >= tau, as floats; infinite for 0, NaN for NaN."""
+    # A tensor, as PyTorch divides a number by way of 1 / score, which is infinite for subnormal scores.
+    gain = torch.log2(score.new_tensor(tau) / score).ceil_().clamp_(min=0).exp2_()
     # The logarithm may be off by an ulp just where n steps: hold it against the definition.
     gain = torch.where(score * gain < tau, 2 * gain, gain)
     gain = torch.where((gain > 1) & (score * (gain / 2) >= tau), gain / 2, gain)
-    return torch.where(score > 0, gain, math.inf)
+    return torch.where(score == 0, math.inf, gain)
 
 
 @dataclass(frozen=True)
@@ -162,6 +164,8 @@ class Sifted:
 def sift(mode: SieveMode, tau: float, dz: Tensor, lanes: int, draw: Tensor | None = None) -> Sifted:
     """Sieve one step: `dz` (B, 4H) float becomes dz' in place, but for a factor that is the same for the whole batch.
 
+    A row that holds a NaN is kept: no sieve hides that a training diverges.
+
     `draw` (batch_tiles, 4H), uniform from 0 to below 1, is needed in stochastic mode only.
     """
     magnitudes = dz.abs()
@@ -169,10 +173,10 @@ def sift(mode: SieveMode, tau: float, dz: Tensor, lanes: int, draw: Tensor | Non
     if mode == SieveMode.STOCHASTIC:
         assert draw is not None
         gain = gains(score, tau)
-        rows = (gain <= LARGEST_GAIN) & (draw * gain < 1)
+        rows = ~((gain > LARGEST_GAIN) | (draw * gain >= 1))
         factor = torch.where(rows, gain, 0)
     else:
-        rows = (score >= tau) & (score > 0)
+        rows = ~((score < tau) | (score == 0))
         if mode == SieveMode.ELEMENT:
             dz.masked_fill_(magnitudes < tau, 0)
             return Sifted(rows, None)
@@ -209,19 +213,20 @@ class Threshold:
             values = dz.abs().flatten()
         else:
             values = torch.stack([row_scores(step.abs(), lanes) for step in dz]).flatten()
-        values = values[values > 0]
+        values = values[(values > 0) & values.isfinite()]
         if not len(values):
-            return  # all gradients are zero: there is nothing to measure yet
+            return  # there is nothing to measure yet
         # The share of all rows, those of zeros included, that must survive.
         total = dz.numel() if sieve.of_elements else len(dz) * -(-dz.shape[1] // lanes) * dz.shape[2]
         self.tau = _threshold(values, min(1.0, sieve.target * total / len(values)), sieve.mode)
 
     def observe(self, sieve: GradientSieve, share: float) -> None:
-        """Move the threshold after a pass that kept `share`."""
+        """Move the threshold after a pass that kept `share`; where it is of no use any more, the next pass measures."""
         if sieve.target is None or self.tau is None:
             return
-        ratio = STEP if share > 0 and self.tau == 0 else (share / sieve.target) ** GAIN
-        self.tau *= min(STEP, max(1 / STEP, ratio))
+        self.tau *= min(STEP, max(1 / STEP, (share / sieve.target) ** GAIN))
+        if share == 0 or not 0 < self.tau < math.inf:
+            self.tau = None
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -239,7 +244,7 @@ def _threshold(values: Tensor, share: float, mode: SieveMode) -> float:
         return float(values.sort(descending=True).values[keep - 1])
     low, high = float(values.min()), float(values.max()) * 2.0**MAX_SHIFT
     for _ in range(40):  # to a relative width far below that of the powers of two
-        middle = math.sqrt(low * high)
+        middle = math.sqrt(low) * math.sqrt(high)
         gain = gains(values, middle)
         expected = float(torch.where(gain <= LARGEST_GAIN, 1 / gain, 0).mean())
         low, high = (middle, high) if expected > share else (low, middle)

@@ -16,6 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from training.masks import expand_blocks
+
 Distribution = Literal["uniform", "er"]
 """How the budget is spread over the weights: the same density for each, or by Erdős-Rényi."""
 
@@ -104,7 +106,7 @@ class DynamicSparseTraining:
 
     def expand(self, name: str) -> Tensor:
         """The mask of one weight, bool, of the weight's shape (4H, n)."""
-        return self._expand(self.masks[name], self._weights[name])
+        return expand_blocks(self.masks[name], self.columns, self._weights[name].shape[1])
 
     @torch.no_grad()
     def apply_(self) -> None:
@@ -143,8 +145,8 @@ class DynamicSparseTraining:
             grid = self.masks[name].shape
             self.masks[name] = mask.view(grid)
             result.blocks[name] = count
-            result.removed[name] = self._expand(removed.view(grid), weight)
-            result.grown[name] = self._expand(grown.view(grid), weight)
+            result.removed[name] = expand_blocks(removed.view(grid), self.columns, weight.shape[1])
+            result.grown[name] = expand_blocks(grown.view(grid), self.columns, weight.shape[1])
             weight.masked_fill_(result.grown[name], 0)
         self.apply_()
         return result
@@ -179,9 +181,6 @@ class DynamicSparseTraining:
 
     def _grid(self, weight: Tensor) -> tuple[int, int]:
         return weight.shape[0], -(-weight.shape[1] // self.columns)
-
-    def _expand(self, blocks: Tensor, weight: Tensor) -> Tensor:
-        return blocks.repeat_interleave(self.columns, dim=1)[:, : weight.shape[1]]
 
     def _choose(self, candidates: Tensor, count: int) -> Tensor:
         # The order is drawn on the CPU, so that the masks do not depend on the device.

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from training.masks import expand_blocks
+
 
 @dataclass(frozen=True)
 class StructuredDropout:
@@ -56,10 +58,10 @@ class ColumnMasks:
     x_scale: float
     h_scale: float
 
-    def by_column(self) -> tuple[Tensor | None, Tensor | None]:
-        """The masks of single columns, (T, I) and (T, H) bool."""
+    def by_column(self, device: torch.device) -> tuple[Tensor | None, Tensor | None]:
+        """The masks of single columns, (T, I) and (T, H) bool, on the device of those who use them."""
         x, h = (
-            None if m is None else m.repeat_interleave(self.columns, dim=1)[:, :n]
+            None if m is None else expand_blocks(m, self.columns, n).to(device)
             for m, n in ((self.x, self.I), (self.h, self.H))
         )
         return x, h
@@ -102,5 +104,5 @@ class ColumnDropout(nn.Module):
             return x
         tiles = _tiles(len(x), -(-x.shape[2] // self.columns), self.p, self.generator)
         assert tiles is not None
-        mask = tiles.repeat_interleave(self.columns, dim=1)[:, : x.shape[2]]
+        mask = expand_blocks(tiles, self.columns, x.shape[2])
         return x * (mask[:, None].to(x) / (1 - self.p))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
@@ -17,6 +15,7 @@ from torch import Tensor, nn
 from hw import config as engine_config
 from hw.config import EngineConfig
 from training.accounting import Account, LayerSize
+from training.checkpoint import difference, load_checkpoint, save_checkpoint
 from training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine, fitting_config
 from training.errors import SettingsError, TrainingError
 from training.history import Record, Result
@@ -317,7 +316,7 @@ class Trainer:
         """Go on from `state_dict`.  Raises SettingsError for one of another configuration or text."""
         if saved["digest"] != self.settings.digest:
             raise SettingsError(
-                f"the checkpoint is of another configuration: {_difference(saved['settings'], self.settings.as_dict())}"
+                f"the checkpoint is of another configuration: {difference(saved['settings'], self.settings.as_dict())}"
             )
         if saved["text"] != self.corpus.digest:
             raise SettingsError(f"the checkpoint is of another text than {self.corpus.train_source}")
@@ -332,49 +331,6 @@ class Trainer:
         self.records = [Record.model_validate(r) for r in saved["records"]]
         self.account.load_state_dict(saved["account"])
         self._seconds, self._backward_seconds = saved["seconds"]
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any], path: str = "") -> str:
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        where = f"{path}{key}"
-        if where == "name" or a == b:
-            continue
-        if isinstance(a, dict) and isinstance(b, dict):
-            inner = _difference(a, b, f"{where}.")
-            if inner:
-                return inner
-            continue
-        return f"{where} was {a!r} and is {b!r}"
-    return ""
-
-
-def save_checkpoint(trainer: Trainer, path: Path) -> None:
-    """Write a checkpoint, whole or not at all.  Raises TrainingError if that fails."""
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            try:
-                torch.save(trainer.state_dict(), file)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be written ({error.strerror})") from None
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint.  Raises TrainingError, naming it, if it cannot be read or is none."""
-    try:
-        saved = torch.load(path, weights_only=True)
-    except OSError as error:
-        raise TrainingError(f"{path}: cannot be read ({error.strerror})") from None
-    except Exception as error:
-        raise TrainingError(f"{path}: is no checkpoint, or a damaged one ({type(error).__name__})") from None
-    if not isinstance(saved, dict) or "digest" not in saved:
-        raise TrainingError(f"{path}: is no checkpoint of a training")
-    return saved
 
 
 def _folder(folder: Path) -> None:
@@ -411,7 +367,9 @@ def train(
         checkpoint = folder / CHECKPOINT
         if resume and checkpoint.exists():
             trainer.load_state_dict(load_checkpoint(checkpoint))
-        trainer.run(progress or (lambda done, remark: None), lambda: save_checkpoint(trainer, checkpoint), stop)
+        trainer.run(
+            progress or (lambda done, remark: None), lambda: save_checkpoint(trainer.state_dict(), checkpoint), stop
+        )
         result = trainer.result()
         if result.records:
             write_result(result, folder / RESULT)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from hw.config import ConfigError
+from training.checkpoint import load_checkpoint, save_checkpoint
 from training.errors import SettingsError, TrainingError
 from training.report import read_result
 from training.settings import Settings, make, merge
 from training.text import TextError
-from training.trainer import CHECKPOINT, REPORT, RESULT, Trainer, load_checkpoint, save_checkpoint, train
+from training.trainer import CHECKPOINT, REPORT, RESULT, Trainer, train
 
 TINY: dict[str, Any] = {
     "text": {"valid_tokens": 600},
@@ -88,6 +89,27 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_the_uninterrupted_one_bit_
         timeless = {"seconds": 0.0, "backward_seconds": 0.0}
         assert a.model_copy(update=timeless) == b.model_copy(update=timeless)
     assert not second.exists()
+
+
+def test_training_on_the_simulated_engine_is_the_exact_one_with_counted_cycles(tmp_path: Path) -> None:
+    runs = {}
+    for kind in ("exact", "simulated"):
+        over = {
+            "model": {"hidden": 8, "embedding": 7},
+            "training": {"steps": 6, "window": 6},
+            "sieve": {"method": "stochastic", "target": 0.4, "dense_every": 3},
+            "engine": {"kind": kind, "preset": "tiny"},
+        }
+        result = train(settings(over), tmp_path / kind)
+        runs[kind] = result, load_checkpoint(tmp_path / kind / CHECKPOINT)["model"]
+    (exact, a), (device, b) = runs.values()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (exact.measured, device.measured) == (False, True)
+    assert exact.last.saturations == device.last.saturations
+    assert exact.last.work.backward == device.last.work.backward
+    # Counted, not modelled: near the model's, but not its numbers.
+    assert exact.last.work.cycles != device.last.work.cycles
+    assert exact.last.work.cycles == pytest.approx(device.last.work.cycles, rel=0.4)
 
 
 def test_training_learns_and_the_seed_decides(tmp_path: Path) -> None:
@@ -181,9 +203,9 @@ def test_damaged_checkpoint_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    trainer = Trainer(settings())
+    state = Trainer(settings()).state_dict()
     path = tmp_path / CHECKPOINT
-    save_checkpoint(trainer, path)
+    save_checkpoint(state, path)
     before = path.read_bytes()
 
     def broken(state: object, file: Any) -> None:
@@ -192,7 +214,7 @@ def test_checkpoints_are_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(TrainingError, match=r"cannot be written .No space left on device"):
-        save_checkpoint(trainer, path)
+        save_checkpoint(state, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,0 +1,126 @@
+"""`gradsieve speed`: the float engine's backward pass beside PyTorch's own, on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gradsieve.options import JsonOption, UsageError, console, stages, write_json
+
+if TYPE_CHECKING:
+    from training.speed import Pair, Sized
+
+
+def command(
+    hidden: Annotated[str, typer.Option(metavar="SIZES", help="Hidden sizes H; I is the same.")] = "256,512,1024",
+    batch: Annotated[str, typer.Option(metavar="SIZES", help="Batch sizes.")] = "16,32,64",
+    kept: Annotated[str, typer.Option(metavar="SHARES", help="Shares of the gate rows kept.")] = "1,0.5,0.2,0.1",
+    method: Annotated[str, typer.Option(metavar="SIEVE", help="row or stochastic.")] = "row",
+    window: Annotated[int, typer.Option(help="Time steps.", min=1)] = 35,
+    dropout: Annotated[
+        float | None, typer.Option(metavar="P", help="Also measure structured dropout with this probability.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="Measured passes; their median counts.", min=1)] = 7,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1)] = 1,
+    json: JsonOption = None,
+) -> None:
+    """Measure how much faster sieved backward passes are than torch.nn.LSTM's, side by side.
+
+    A row is kept or dropped for the whole batch. 1.00 is PyTorch's time; more is faster. *break even* is the share of
+    rows kept below which sieving pays; *left to the engine* is what SievedLSTM does by itself: it falls back to
+    PyTorch's own pass where sieving does not pay.
+
+    *Examples:*
+
+    gradsieve speed
+
+    gradsieve speed --hidden 512 --batch 64 --kept 0.2 --dropout 0.5
+    """
+    sizes = [(h, b) for h in _whole("--hidden", hidden) for b in _whole("--batch", batch)]
+    shares = _shares(kept)
+    with stages("speed") as stage:
+        stage("loading PyTorch")
+        import torch
+
+        from training.sieves import METHODS
+        from training.speed import measure, measure_dropout
+
+    if method not in ("row", "stochastic"):
+        raise UsageError(f"--method {method!r} is not accepted: row or stochastic is")
+    if dropout is not None and not 0 < dropout < 1:
+        raise UsageError(f"--dropout {dropout} is not accepted: a probability between 0 and 1 is")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    from gradsieve.progress import steps
+
+    try:
+        with steps("speed", len(sizes) * (len(shares) + (dropout is not None))) as step:
+            results, dropped = [], []
+            for H, B in sizes:
+                results.append(measure(H, B, window, shares, repeats, METHODS[method], step))
+                if dropout is not None:
+                    step(f"H = {H}, B = {B}, dropout")
+                    pairs = [measure_dropout(H, B, window, dropout, p, repeats) for p in (0.0, dropout)]
+                    dropped.append((H, B, pairs))
+    finally:
+        torch.set_num_threads(before)
+    _show(results, shares, method)
+    if dropped:
+        _show_dropout(dropped, dropout or 0.0)
+    if json is not None:
+        value: dict[str, Any] = {"threads": threads, "window": window, "method": method, "repeats": repeats}
+        value["sizes"] = [asdict(r) | {"break_even": r.break_even} for r in results]
+        value["dropout"] = [{"H": H, "B": B, "x": asdict(p[0]), "x_and_h": asdict(p[1])} for H, B, p in dropped]
+        write_json(json, value)
+
+
+def _whole(option: str, text: str) -> list[int]:
+    parts = text.split(",")
+    for part in parts:
+        if not (part.strip().isascii() and part.strip().isdigit() and int(part) > 0):
+            raise UsageError(f"{option} {text!r} is not accepted: {part!r} is no whole number from 1 on")
+    return [int(part) for part in parts]
+
+
+def _shares(text: str) -> list[float]:
+    from gradsieve.bench import parse_shares
+
+    return list(dict.fromkeys(parse_shares(text)))
+
+
+def _show(results: list[Sized], shares: list[float], method: str) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"backward pass of the {method} sieve, PyTorch's time over ours")
+    table.add_column("H, B", justify="right")
+    table.add_column("PyTorch, ms", justify="right")
+    for share in shares:
+        table.add_column(f"{100 * share:g} % kept", justify="right")
+    table.add_column("break even", justify="right")
+    table.add_column("left to the engine", justify="right")
+    for r in results:
+        first = next(iter(r.pairs.values()))
+        table.add_row(
+            f"{r.H}, {r.B}",
+            f"{1e3 * first.backward[0]:.1f}",
+            *(f"{r.pairs[share].speedup:.2f}" for share in shares),
+            "never" if r.break_even is None else f"{100 * r.break_even:.0f} %",
+            " / ".join(f"{r.fallback[share].speedup:.2f}" for share in shares),
+        )
+    console().print(table)
+
+
+def _show_dropout(dropped: list[tuple[int, int, list[Pair]]], p: float) -> None:
+    from rich.table import Table
+
+    table = Table(title=f"structured dropout, p = {p:g}: time of PyTorch's layer with standard dropout over ours")
+    for heading in ("H, B", "x: forward", "x: backward", "x: both", "x and h: forward", "x and h: backward", "both"):
+        table.add_column(heading, justify="right")
+    for H, B, pairs in dropped:
+        cells = [
+            f(p) for p in pairs for f in (lambda q: q.forward[0] / q.forward[1], lambda q: q.speedup, lambda q: q.total)
+        ]
+        table.add_row(f"{H}, {B}", *(f"{c:.2f}" for c in cells))
+    console().print(table)

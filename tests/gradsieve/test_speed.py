@@ -1,0 +1,85 @@
+"""`gradsieve speed`: its figures, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gradsieve.cli import main
+from training import speed
+from training.speed import Pair, Sized
+
+
+def pair(speedup: float) -> Pair:
+    return Pair(forward=(1.0, 1.0), backward=(1.0, 1 / speedup), speedup=speedup, total=1.0, kept=1.0)
+
+
+def test_figures_are_ratios_of_the_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "speed.json"
+    arguments = ["speed", "--hidden", "16,24", "--batch", "8", "--kept", "1,0.25", "--window", "5", "--repeats", "3"]
+    assert main([*arguments, "--dropout", "0.5", "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert [(s["H"], s["B"]) for s in result["sizes"]] == [(16, 8), (24, 8)]
+    out = capsys.readouterr().out
+    for size in result["sizes"]:
+        assert set(size["pairs"]) == {"1.0", "0.25"}
+        # With c0 = 0 the forget gates of the first of five steps have gradients of exactly zero.
+        assert size["pairs"]["1.0"]["kept"] == pytest.approx(1 - 1 / (4 * 5))
+        assert size["pairs"]["0.25"]["kept"] == pytest.approx(0.25, abs=0.1)
+        for measured in size["pairs"].values():
+            assert f"{measured['speedup']:.2f}" in out
+            # Medians of three times and of their ratios belong together.
+            assert measured["backward"][0] > 0 < measured["backward"][1]
+        # So small a layer cannot gain: the engine leaves it to PyTorch, all rows kept.
+        assert all(measured["kept"] == 1 for measured in size["fallback"].values())
+    assert len(result["dropout"]) == 2
+
+
+def test_medians_are_of_pairs_that_ran_together() -> None:
+    theirs = iter([(0.0, 0.0), (1.0, 4.0), (1.0, 9.0), (1.0, 6.0)])
+    ours = iter([(0.0, 0.0)] * speed.WARM_UP + [(2.0, 2.0), (1.0, 3.0), (1.0, 6.0)])
+    passed = speed._layer(speed.SievedLSTM, 2, 1, 1)
+    run = speed._run(*passed)
+
+    def our_run() -> tuple[float, float]:
+        run()
+        return next(ours)
+
+    layer = passed[0]
+    measured = speed._pair(lambda: next(theirs), our_run, 3, layer)
+    assert measured.backward == (6.0, 3.0)
+    assert measured.forward == (1.0, 1.0)
+    assert measured.speedup == 2.0  # of 2, 3 and 1
+    assert measured.total == 5 / 4  # of 5/4, 10/4 and 7/7
+    assert measured.kept == 1
+
+
+@pytest.mark.parametrize(
+    ("speedups", "expected"),
+    [
+        ({0.1: 4.0, 0.5: 2.0, 1.0: 0.8}, 0.5 + 0.5 * (1 - 0.5) / (1.25 - 0.5)),
+        ({0.1: 0.9, 1.0: 0.5}, None),
+        ({0.1: 2.0, 0.5: 1.5}, 1.0),
+        ({1.0: 0.8, 0.2: 1.0}, None),
+    ],
+)
+def test_break_even_is_where_the_times_are_equal(speedups: dict[float, float], expected: float | None) -> None:
+    sized = Sized(H=1, B=1, pairs={share: pair(s) for share, s in speedups.items()}, fallback={})
+    assert sized.break_even == (None if expected is None else pytest.approx(expected))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hidden", "12,x"], "--hidden '12,x' is not accepted: 'x' is no whole number from 1 on"),
+        (["--batch", "0"], "--batch '0' is not accepted: '0' is no whole number from 1 on"),
+        (["--kept", "2"], "--kept '2' is not accepted: 2 is not above 0 and at most 1"),
+        (["--method", "element"], "--method 'element' is not accepted: row or stochastic is"),
+        (["--dropout", "1"], "--dropout 1.0 is not accepted: a probability between 0 and 1 is"),
+    ],
+)
+def test_bad_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speed", *arguments]) == 2
+    assert message in capsys.readouterr().err

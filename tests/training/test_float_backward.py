@@ -1,0 +1,375 @@
+"""The float backward pass against a plain loop over scalars' formulas, and against PyTorch's gradient check."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd.gradcheck import GradcheckError
+
+import training.float_backward
+import training.forward
+from golden.types import SieveMode
+from training.engines import FloatEngine
+from training.float_backward import FloatBackward, Kept, LayerGradients, Upstream, Workspace
+from training.forward import LayerTape, compaction_pays, forward
+from training.lstm import SievedLSTM
+from training.masks import WeightMasks
+from training.sieves import StructuredGradients
+from training.structured_dropout import ColumnMasks, StructuredDropout
+
+MODES = list(SieveMode)
+
+
+@dataclass
+class Case:
+    """A layer in float64: weights, inputs and gradients from above."""
+
+    x: Tensor
+    h0: Tensor
+    c0: Tensor
+    w_ih: Tensor
+    w_hh: Tensor
+    bias: Tensor
+    upstream: Upstream
+    columns: ColumnMasks | None
+
+    def tape(self) -> LayerTape:
+        return forward(self.x, self.h0, self.c0, self.w_ih, self.w_hh, self.bias, self.columns)
+
+    def run(
+        self, mode: SieveMode, tau: float, lanes: int, workspace: Workspace | None = None, tape: LayerTape | None = None
+    ) -> Result:
+        backward = FloatBackward(
+            tape=tape or self.tape(),
+            upstream=self.upstream,
+            w_ih=self.w_ih,
+            w_hh=self.w_hh,
+            mode=mode,
+            tau=tau,
+            lanes=lanes,
+            columns=self.columns,
+            generator=torch.Generator().manual_seed(11),
+            workspace=workspace or Workspace(),
+        )
+        return backward.run()
+
+
+Result = tuple[LayerGradients, Kept]
+
+
+def case(T: int = 3, B: int = 7, I: int = 6, H: int = 5, p: tuple[float, float] | None = None) -> Case:
+    torch.manual_seed(T * 100 + B)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=torch.float64)
+
+    # Upstream gradients of very unequal units, so that rows differ.
+    spread = draw(H).mul(1.5).exp()
+    upstream = Upstream(draw(T, B, H) * spread, draw(B, H) * spread, draw(B, H) * spread)
+    columns = None
+    if p is not None:
+        columns = StructuredDropout(input=p[0], hidden=p[1], columns=2).draw(T, I, H, torch.Generator().manual_seed(3))
+    return Case(draw(T, B, I), draw(B, H), draw(B, H), draw(4 * H, I), draw(4 * H, H), draw(4 * H), upstream, columns)
+
+
+def reference(of: Case, mode: SieveMode, tau: float, lanes: int) -> tuple[LayerGradients, Tensor, int]:
+    """The textbook's formulas, with the sieve in plain Python in between; dx without the dropout's scale, as there."""
+    T, B, I = of.x.shape
+    H = of.h0.shape[1]
+    x_keep, h_keep = torch.ones(T, I).double(), torch.ones(T, H).double()
+    x_scale = h_scale = 1.0
+    if of.columns is not None:
+        width, x_scale, h_scale = of.columns.columns, of.columns.x_scale, of.columns.h_scale
+        for t, (columns, tiles) in itertools.product(range(T), ((x_keep, of.columns.x), (h_keep, of.columns.h))):
+            for column in range(columns.shape[1]):
+                if tiles is not None and not tiles[t, column // width]:
+                    columns[t, column] = 0
+    x = of.x * x_keep[:, None] * x_scale
+    h, c = of.h0, of.c0
+    saved: list[tuple[Tensor, ...]] = []
+    for t in range(T):
+        read = h * h_keep[t] * h_scale
+        zi, zf, zg, zo = (x[t] @ of.w_ih.T + read @ of.w_hh.T + of.bias).chunk(4, dim=1)
+        i, f, g, o = zi.sigmoid(), zf.sigmoid(), zg.tanh(), zo.sigmoid()
+        before, c = c, f * c + i * g
+        h = o * c.tanh()
+        saved.append((read, before, i, f, g, o, c.tanh()))
+    batch_tiles = math.ceil(B / lanes)
+    draws = torch.rand(T, batch_tiles, 4 * H, generator=torch.Generator().manual_seed(11), dtype=torch.float64)
+    rows = torch.ones(T, batch_tiles, 4 * H, dtype=torch.bool)
+    dx, dw_ih, dw_hh, db = torch.zeros_like(x), of.w_ih * 0, of.w_hh * 0, of.bias * 0
+    dh, dc, elements = of.upstream.dh, of.upstream.dc, 0
+    for t in reversed(range(T)):
+        read, before, i, f, g, o, tc = saved[t]
+        dh = dh + of.upstream.dy[t]
+        dct = dc + dh * o * (1 - tc * tc)
+        gates = (dct * g * i * (1 - i), dct * before * f * (1 - f), dct * i * (1 - g * g), dh * tc * o * (1 - o))
+        dz = torch.cat(gates, dim=1)
+        for tile, k in itertools.product(range(batch_tiles), range(4 * H) if mode != SieveMode.DENSE else ()):
+            lane = slice(tile * lanes, min(B, (tile + 1) * lanes))
+            score, factor = max(abs(v) for v in dz[lane, k].tolist()), 1.0
+            keep = score > 0
+            if mode == SieveMode.ELEMENT:
+                dz[lane, k] = dz.new_tensor([v if abs(v) >= tau else 0.0 for v in dz[lane, k].tolist()])
+                keep = bool(dz[lane, k].any())
+            elif mode == SieveMode.ROW:
+                keep = keep and score >= tau
+            else:
+                while score * factor < tau and factor <= 2.0**15:
+                    factor *= 2
+                keep = keep and factor <= 2.0**15 and float(draws[t, tile, k]) * factor < 1
+            rows[t, tile, k] = keep
+            dz[lane, k] *= factor if keep else 0.0
+        elements += dz.numel() if mode == SieveMode.DENSE else int((dz != 0).sum())
+        dx[t] = dz @ of.w_ih * x_keep[t]
+        dh = dz @ of.w_hh * h_keep[t] * h_scale
+        dc = dct * f
+        dw_ih, dw_hh, db = dw_ih + dz.T @ x[t], dw_hh + dz.T @ read, db + dz.sum(dim=0)
+    return LayerGradients(dx, dh, dc, dw_ih, dw_hh, db), rows, elements
+
+
+def thresholds(of: Case) -> list[float]:
+    """That keep nearly all, about half, few and hardly any rows."""
+    backward = FloatBackward(
+        of.tape(), of.upstream, of.w_ih, of.w_hh, SieveMode.DENSE, 0.0, 1, of.columns, None, Workspace()
+    )
+    backward.run()
+    return [float(backward.dz.abs().quantile(q)) for q in (0.02, 0.5, 0.9, 0.98)]
+
+
+def assert_as_reference(of: Case, result: Result, expected: tuple[LayerGradients, Tensor, int]) -> None:
+    gradients, kept = result
+    for name, value in vars(expected[0]).items():
+        torch.testing.assert_close(getattr(gradients, name), value, rtol=1e-9, atol=1e-11, msg=f"{name} differs")
+    assert torch.equal(kept.rows, expected[1])
+    assert kept.elements == expected[2]
+
+
+DROPOUTS = [None, (0.5, 0.5), (0.5, 0.0), (0.0, 0.5), (0.8, 0.3)]
+
+
+@pytest.mark.parametrize("p", DROPOUTS, ids=str)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("lanes", [1, 3, 7])
+def test_against_a_plain_loop(
+    lanes: int, mode: SieveMode, p: tuple[float, float] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By rows, by columns and whole: as they choose, and every mixture by force, in the same pass as well."""
+    of, workspace = case(p=p), Workspace()  # one for all passes: what is left in it must not matter
+    masked = 0 if of.columns is None else (of.columns.x is not None) + (of.columns.h is not None)
+    chosen: list[bool] = []
+
+    def recorded(share: float, batch: int) -> bool:
+        chosen.append(compaction_pays(share, batch))
+        return chosen[-1]
+
+    def forced(sides: tuple[bool, ...], rows: tuple[bool, ...]) -> Callable[[float, int], bool]:
+        """The answers for the columns of x and h, and from then on for the rows, in turn."""
+        answers = itertools.chain(sides, itertools.cycle(rows))
+        return lambda share, batch: next(answers)
+
+    rules = list(itertools.product(itertools.product((True, False), repeat=masked), ((True,), (False,), (True, False))))
+    for tau in (0.0, *thresholds(of)) if mode != SieveMode.DENSE else (0.0,):
+        expected, tape = reference(of, mode, tau, lanes), of.tape()
+        for rule in (recorded, *(forced(*answers) for answers in rules)):
+            monkeypatch.setattr(training.float_backward, "compaction_pays", rule)
+            assert_as_reference(of, of.run(mode, tau, lanes, workspace, tape), expected)
+    if mode == SieveMode.ELEMENT or (mode == SieveMode.ROW and lanes == 7):
+        assert set(chosen) == {True, False}  # both ways were taken unforced
+
+
+@pytest.mark.parametrize("p", DROPOUTS[1:], ids=str)
+def test_forward_by_columns(p: tuple[float, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    of, lstm = case(p=p), torch.nn.LSTM(6, 5).double()
+    plain = case()
+    with torch.no_grad():
+        for parameter, value in zip(
+            lstm.parameters(), (plain.w_ih, plain.w_hh, plain.bias, plain.bias * 0), strict=True
+        ):
+            parameter.copy_(value)
+        y, (h, c) = lstm(plain.x, (plain.h0[None], plain.c0[None]))
+    tape = plain.tape()
+    torch.testing.assert_close((tape.hs[1:], tape.hs[-1:], tape.cs[-1:]), (y, h, c))
+    tapes = []
+    for pays in (True, False):
+        monkeypatch.setattr(training.forward, "compaction_pays", lambda share, batch, pays=pays: pays)
+        tapes.append(of.tape())
+    for name, value in vars(tapes[0]).items():
+        torch.testing.assert_close(getattr(tapes[1], name), value, rtol=1e-10, atol=1e-12)
+    assert not torch.allclose(tapes[0].hs, tape.hs)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (1, 4, 3, 2), (3, 1, 2, 3), (2, 33, 1, 2)], ids=str)
+def test_smallest_and_odd_shapes(shape: tuple[int, int, int, int], mode: SieveMode) -> None:
+    for p in (None, (0.5, 0.5)):
+        of = case(*shape, p=p)
+        for lanes in {1, min(2, shape[1]), shape[1]}:
+            assert_as_reference(of, of.run(mode, 0.05, lanes), reference(of, mode, 0.05, lanes))
+        # More lanes than samples are one tile.
+        assert_as_reference(of, of.run(mode, 0.05, shape[1] + 5), reference(of, mode, 0.05, shape[1]))
+
+
+def test_wide_batches_choose_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At B = 64 and p = 0.5 the columns pay, at B = 4 they do not; the numbers do not tell."""
+    taken: list[bool] = []
+
+    def recorded(share: float, batch: int) -> bool:
+        taken.append(compaction_pays(share, batch))
+        return taken[-1]
+
+    monkeypatch.setattr(training.float_backward, "compaction_pays", recorded)
+    for B in (64, 4):
+        of = case(3, B, p=(0.5, 0.5))
+        assert_as_reference(of, of.run(SieveMode.DENSE, 0.0, B), reference(of, SieveMode.DENSE, 0.0, B))
+    assert taken == [True, True, False, False]
+
+
+def test_upstream_and_tape_are_left_alone_and_results_do_not_share_memory() -> None:
+    of, workspace = case(), Workspace()
+    tape = of.tape()
+    before = [v.clone() for v in (*vars(tape).values(), *vars(of.upstream).values(), of.w_ih, of.w_hh)]
+
+    def go() -> LayerGradients:
+        backward = FloatBackward(tape, of.upstream, of.w_ih, of.w_hh, SieveMode.ROW, 0.1, 2, None, None, workspace)
+        return backward.run()[0]
+
+    first = go()
+    copies = {name: v.clone() for name, v in vars(first).items()}
+    go()
+    for name, v in vars(first).items():
+        assert torch.equal(v, copies[name]), name
+    for a, b in zip((*vars(tape).values(), *vars(of.upstream).values(), of.w_ih, of.w_hh), before, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("p", [None, (0.6, 0.6)])
+def test_without_dx(mode: SieveMode, p: tuple[float, float] | None) -> None:
+    for B in (7, 64):
+        of = case(3, B, p=p)
+        both = [
+            FloatBackward(
+                of.tape(), of.upstream, of.w_ih, of.w_hh, mode, 0.5, 4, of.columns,
+                torch.Generator().manual_seed(1), Workspace(), need_dx=need,
+            ).run()[0]
+            for need in (True, False)
+        ]  # fmt: skip
+        assert both[1].dx is None and both[0].dx is not None
+        for name in ("dh0", "dc0", "dw_ih", "dw_hh", "db"):
+            assert torch.equal(getattr(both[0], name), getattr(both[1], name)), name
+
+
+def test_the_gradient_of_one_step_has_no_bias() -> None:
+    """Over many draws of the stochastic sieve, every gradient's mean is the dense one.
+
+    A z-test of all elements together, that fails a correct sieve once in a million (two-sided, Bonferroni).
+    """
+    of = case(T=1, B=6, I=3, H=4)
+    tau, lanes, draws = float(thresholds(of)[2]), 3, 4000
+    dense, _ = of.run(SieveMode.DENSE, 0.0, lanes)
+    generator, workspace, tape = torch.Generator().manual_seed(5), Workspace(), of.tape()
+    names = ("dx", "dh0", "dw_ih", "dw_hh", "db")
+    sums = {name: torch.zeros_like(getattr(dense, name)) for name in names}
+    squares = {name: torch.zeros_like(getattr(dense, name)) for name in names}
+    kept = 0
+    for _ in range(draws):
+        found, k = FloatBackward(
+            tape, of.upstream, of.w_ih, of.w_hh, SieveMode.STOCHASTIC, tau, lanes, None, generator, workspace
+        ).run()
+        kept += int(k.rows.sum())
+        for name in names:
+            error = getattr(found, name) - getattr(dense, name)
+            sums[name] += error
+            squares[name] += error * error
+    assert 0.2 < kept / (draws * 2 * 16) < 0.8  # it does drop
+    total = sum(v.numel() for v in sums.values())
+    limit = NormalDist().inv_cdf(1 - 1e-6 / (2 * total))
+    moving = 0
+    for name in names:
+        deviation = (squares[name] / draws).sqrt() / math.sqrt(draws)
+        free = deviation > 1e-12
+        moving += int(free.sum())
+        assert float((sums[name] / draws).abs()[~free].sum()) < 1e-9  # rows that always survive
+        z = (sums[name] / draws / deviation)[free]
+        assert len(z) == 0 or float(z.abs().max()) < limit, name
+    assert moving > total / 2
+
+
+# PyTorch's own check of the whole module
+
+
+def module(bidirectional: bool = False, **more: bool) -> tuple[SievedLSTM, list[Tensor]]:
+    """A dense module that takes our passes, and its inputs x, h0, c0."""
+    torch.manual_seed(9)
+    lstm = SievedLSTM(3, 4, 1 if bidirectional else 2, bidirectional=bidirectional).double()
+    lstm.weight_masks = WeightMasks(2, {})
+    layers = len(lstm.layers)
+    shapes = ((3, 2, 3), (layers, 2, 4), (layers, 2, 4))
+    return lstm, [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+
+def check(lstm: SievedLSTM, inputs: list[Tensor]) -> None:
+    names = [name for name, _ in lstm.named_parameters()]
+    weights = [p.detach().clone().requires_grad_() for p in lstm.parameters()]
+
+    def call(x: Tensor, h: Tensor, c: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        for state in lstm.states:
+            state.reseed(1)  # the same masks at every call
+        parameters = dict(zip(names, weights, strict=True))
+        y, (h, c) = torch.func.functional_call(lstm, parameters, (x, (h, c)))
+        return y, h, c
+
+    assert torch.autograd.gradcheck(call, (*inputs, *weights))
+    taken = lstm.take_statistics()
+    assert taken and all(s.rows is None for s in taken)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gradcheck_dense(bidirectional: bool) -> None:
+    check(*module(bidirectional))
+
+
+@pytest.mark.parametrize("columns", [True, False])
+def test_gradcheck_with_structured_dropout(columns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for place in (training.forward, training.float_backward):
+        monkeypatch.setattr(place, "compaction_pays", lambda share, batch: columns)
+    lstm, inputs = module()
+    lstm.column_dropout = StructuredDropout(input=0.4, hidden=0.4, columns=2)
+    check(lstm, inputs)
+
+
+def test_gradcheck_with_weight_masks() -> None:
+    lstm, inputs = module()
+    generator = torch.Generator().manual_seed(2)
+    masks = {
+        name: torch.rand(16, -(-weight.shape[1] // 2), generator=generator) < 0.6
+        for name, weight in lstm.named_parameters()
+        if name.startswith("weight")
+    }
+    lstm.weight_masks = WeightMasks(2, masks)
+    check(lstm, inputs)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_gradcheck_with_unit_masks(bidirectional: bool) -> None:
+    lstm, inputs = module(bidirectional)
+    lstm.weight_masks = None
+    generator = torch.Generator().manual_seed(3)
+    lstm.unit_masks = [torch.rand(4, generator=generator) < 0.6 for _ in lstm.layers]
+    assert all(int(m.sum()) > 0 for m in lstm.unit_masks) and not all(bool(m.all()) for m in lstm.unit_masks)
+    check(lstm, inputs)
+
+
+def test_gradcheck_notices_a_sieve() -> None:
+    lstm, inputs = module()
+    lstm.weight_masks, lstm.sieve, lstm.engine = None, StructuredGradients(tau=0.3), FloatEngine(lanes=1)
+    with pytest.raises(GradcheckError):
+        check(lstm, inputs)

@@ -1,0 +1,92 @@
+"""Schedules of a sieve over a training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from training.schedules import MixedTraining
+from training.sieves import Dense, SieveError, StochasticRows, StructuredGradients, ThresholdedGradients
+
+SIEVE = StructuredGradients(tau=0.5)
+
+
+def dense_steps(schedule: MixedTraining, more: int = 0) -> list[int]:
+    for step in range(schedule.steps + more):
+        assert schedule.at(step) in (Dense(), schedule.sieve)
+    return [step for step in range(schedule.steps + more) if schedule.at(step).dense]
+
+
+def test_without_settings_every_step_is_sieved() -> None:
+    assert dense_steps(MixedTraining(SIEVE, 10)) == []
+
+
+def test_each_kind_of_dense_step() -> None:
+    assert dense_steps(MixedTraining(SIEVE, 10, warm_up=3)) == [0, 1, 2]
+    assert dense_steps(MixedTraining(SIEVE, 10, warm_up=12)) == list(range(10))
+    assert dense_steps(MixedTraining(SIEVE, 10, dense_every=4)) == [3, 7]
+    assert dense_steps(MixedTraining(SIEVE, 10, dense_every=2)) == [1, 3, 5, 7, 9]
+    assert dense_steps(MixedTraining(SIEVE, 10, dense_tail=0.2)) == [8, 9]
+    assert dense_steps(MixedTraining(SIEVE, 10, dense_tail=1.0)) == list(range(10))
+    assert dense_steps(MixedTraining(SIEVE, 10, dense_tail=0.2), more=5) == [8, 9, 10, 11, 12, 13, 14]
+
+
+def test_they_combine() -> None:
+    assert dense_steps(MixedTraining(SIEVE, 20, warm_up=2, dense_every=5, dense_tail=0.1)) == [0, 1, 4, 9, 14, 18, 19]
+
+
+@pytest.mark.parametrize("steps", [10, 100, 1000])
+def test_the_tail_has_its_share_of_the_steps_in_spite_of_rounding(steps: int) -> None:
+    for percent in range(0, 101, 10):
+        dense = dense_steps(MixedTraining(SIEVE, steps, dense_tail=percent / 100))
+        assert len(dense) == steps * percent // 100 and dense == list(range(steps - len(dense), steps))
+
+
+def test_targets_are_linear_between_points() -> None:
+    for method in (StochasticRows, StructuredGradients, ThresholdedGradients):
+        schedule = MixedTraining(method(target=1.0), 100, targets=((0.2, 0.8), (0.6, 0.2)))
+        found = {step: schedule.at(step).target for step in (0, 10, 20, 30, 40, 50, 60, 80, 99)}
+        expected = {0: 0.8, 10: 0.8, 20: 0.8, 30: 0.65, 40: 0.5, 50: 0.35, 60: 0.2, 80: 0.2, 99: 0.2}
+        assert found == pytest.approx(expected)
+        assert all(type(schedule.at(step)) is method for step in found)
+    one = MixedTraining(StochasticRows(target=0.5), 10, targets=((0.5, 0.25),))
+    assert {one.at(step).target for step in range(10)} == {0.25}
+
+
+def test_targets_and_dense_steps_combine() -> None:
+    schedule = MixedTraining(StochasticRows(target=0.5), 10, warm_up=1, dense_every=3, targets=((0.0, 0.5), (1.0, 0.1)))
+    kinds = [schedule.at(step).target for step in range(6)]
+    assert kinds == [None, pytest.approx(0.46), None, pytest.approx(0.38), pytest.approx(0.34), None]
+
+
+def test_a_dense_sieve_stays_dense() -> None:
+    schedule = MixedTraining(Dense(), 10, targets=((0.0, 0.5),))
+    assert all(schedule.at(step) == Dense() for step in range(10))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": 0}, "steps = 0 is not accepted: 1 or more"),
+        ({"warm_up": -1}, "warm_up = -1 is not accepted"),
+        ({"dense_every": 1}, "dense_every = 1 is not accepted"),
+        ({"dense_every": -2}, "dense_every = -2 is not accepted"),
+        ({"dense_tail": -0.1}, r"dense_tail = -0\.1 is not accepted"),
+        ({"dense_tail": 1.5}, r"dense_tail = 1\.5 is not accepted"),
+        ({"dense_tail": float("nan")}, "dense_tail = nan is not accepted"),
+        ({"targets": ((0.0, 0.5),)}, r"targets are not accepted with a fixed tau = 0\.5"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.5), (0.2, 0.1))}, "ascending points"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.5), (0.5, 0.1))}, "ascending points"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.5), (1.2, 0.1))}, "ascending points from 0 to 1"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((-0.5, 0.5),)}, "ascending points from 0 to 1"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.0),)}, r"target = 0\.0 is not accepted"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 1.5),)}, r"target = 1\.5 is not accepted"),
+        ({"sieve": StochasticRows(target=0.5), "targets": ((float("nan"), 0.5),)}, "ascending points from 0 to 1"),
+    ],
+    ids=str,
+)
+def test_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
+    made: dict[str, Any] = {"sieve": SIEVE, "steps": 10} | settings
+    with pytest.raises(SieveError, match=message):
+        MixedTraining(**made)

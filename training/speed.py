@@ -1,0 +1,138 @@
+"""Wall clock of the float engine beside `torch.nn.LSTM`, side by side in one run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from training.engines import FloatEngine
+from training.lstm import SievedLSTM
+from training.sieves import GradientSieve, StructuredGradients
+from training.structured_dropout import StructuredDropout
+
+WARM_UP = 8
+"""Passes before the measured ones: caches fill, and thresholds settle."""
+GRADIENT = 1e-2
+"""Standard deviation of the gradients that are sent back."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Seconds of the forward and backward pass, the median of all repeats, of PyTorch's layer and of ours.
+
+    `speedup` is the median of the ratios of backward passes that ran one after the other, `total` that of both passes.
+    """
+
+    forward: tuple[float, float]
+    backward: tuple[float, float]
+    speedup: float
+    total: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The backward passes of one size, by the share of rows kept; in `fallback` the engine may pass the sieve over."""
+
+    H: int
+    B: int
+    pairs: dict[float, Pair]
+    fallback: dict[float, Pair]
+
+    @property
+    def break_even(self) -> float | None:
+        """The share of rows kept below which sieving is faster than `torch.nn.LSTM`; None if it never is.
+
+        Linear in between the measured shares of the time taken.
+        """
+        points = sorted((share, 1 / pair.speedup) for share, pair in self.pairs.items())
+        if points[0][1] >= 1:
+            return None
+        for (s0, t0), (s1, t1) in pairwise(points):
+            if t1 >= 1:
+                return s0 + (s1 - s0) * (1 - t0) / (t1 - t0)
+        return 1.0
+
+
+Layer = TypeVar("Layer", bound=nn.LSTM)
+Run = Callable[[], tuple[float, float]]
+
+
+def measure(
+    H: int,
+    B: int,
+    T: int,
+    shares: Sequence[float],
+    repeats: int,
+    method: type[GradientSieve] = StructuredGradients,
+    step: Callable[[str], None] = lambda name: None,
+) -> Sized:
+    """Time both layers at I = H, batch tiles as wide as the batch, for each share of rows kept.
+
+    Every repeat runs PyTorch's pass and ours in turn, so that what else the machine does touches both.
+    """
+    reference, x, dy = _layer(nn.LSTM, H, B, T)
+    pairs: dict[float, Pair] = {}
+    fallback: dict[float, Pair] = {}
+    for share in shares:
+        step(f"H = {H}, B = {B}, {100 * share:g} % of rows")
+        sieve = method(target=share) if share < 1 else method(tau=0.0)
+        # A number of lanes, here the whole batch, makes the engine sieve even where it does not pay.
+        for engine, out in ((FloatEngine(lanes=B), pairs), (FloatEngine(), fallback)):
+            ours, _, _ = _layer(SievedLSTM, H, B, T)
+            ours.sieve, ours.engine = sieve, engine
+            out[share] = _pair(_run(reference, x, dy), _run(ours, x, dy), repeats, ours)
+    return Sized(H, B, pairs, fallback)
+
+
+def measure_dropout(H: int, B: int, T: int, p: float, hidden: float, repeats: int) -> Pair:
+    """Time standard dropout of x and `torch.nn.LSTM` against structured dropout.
+
+    `p` is the probability for x on both sides, `hidden` that for h on ours.
+    """
+    reference, x, dy = _layer(nn.LSTM, H, B, T)
+    ours, _, _ = _layer(SievedLSTM, H, B, T)
+    ours.column_dropout = StructuredDropout(input=p, hidden=hidden)
+    return _pair(_run(nn.Sequential(nn.Dropout(p), reference), x, dy), _run(ours, x, dy), repeats, ours)
+
+
+def _layer(kind: type[Layer], H: int, B: int, T: int) -> tuple[Layer, Tensor, Tensor]:
+    torch.manual_seed(1)
+    return kind(H, H), torch.randn(T, B, H).requires_grad_(), GRADIENT * torch.randn(T, B, H)
+
+
+def _run(module: nn.Module, x: Tensor, dy: Tensor) -> Run:
+    def run() -> tuple[float, float]:
+        for p in (x, *module.parameters()):
+            p.grad = None
+        begun = time.perf_counter()
+        y, _ = module(x)
+        middle = time.perf_counter()
+        y.backward(dy)
+        return middle - begun, time.perf_counter() - middle
+
+    return run
+
+
+def _pair(theirs: Run, ours: Run, repeats: int, layer: SievedLSTM) -> Pair:
+    for _ in range(WARM_UP):
+        ours()
+    theirs()
+    layer.take_statistics()
+    times = [(*theirs(), *ours()) for _ in range(repeats)]
+    passes = layer.take_statistics()
+    f0, b0, f1, b1 = (statistics.median(column) for column in zip(*times, strict=True))
+    return Pair(
+        forward=(f0, f1),
+        backward=(b0, b1),
+        speedup=statistics.median(t[1] / t[3] for t in times),
+        total=statistics.median((t[0] + t[1]) / (t[2] + t[3]) for t in times),
+        kept=sum(s.kept_rows for s in passes) / sum(s.all_rows for s in passes),
+    )

@@ -1,0 +1,230 @@
+"""A study: methods × settings × seeds from one TOML file, each a training run of its own."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from training.errors import SettingsError
+from training.settings import Settings, explain, make, merge, read_toml
+
+SECTIONS = tuple(name for name in Settings.model_fields if name != "name")
+PATHS = (("text", "file"), ("text", "valid"), ("engine", "config"))
+"""Settings that name files, relative to the study's folder."""
+SLUG = 60
+"""Most characters that a run's name gives to a folder's."""
+
+Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(min_length=1)]
+Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+Spec = TypeVar("Spec", bound=BaseModel)
+
+
+class _Spec(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("seeds", check_fields=False)
+    @classmethod
+    def _no_seed_twice(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if twice := _twice(seeds or ()):
+            raise ValueError(f"{list(seeds or ())} is not accepted: {twice[0]} is there twice")
+        return seeds
+
+
+class StudySpec(_Spec):
+    """The top of the file."""
+
+    baseline: str | None = None
+    """The run that others are compared with; by default the first."""
+    seeds: Seeds = (1,)
+    base: dict[str, Any] = {}
+    """Settings that all runs share."""
+    run: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)]
+
+
+class RunSpec(_Spec):
+    """What a `[[run]]` has beside the sections of settings."""
+
+    name: str = Field(min_length=1)
+    baseline: str | None = None
+    seeds: Seeds | None = None
+    grid: dict[str, Values] = {}
+    """Dotted settings and the values that each takes: every combination is a run."""
+
+    @field_validator("grid", mode="before")
+    @classmethod
+    def _flat(cls, grid: Any) -> Any:
+        # TOML reads a dotted key without quotes as tables within tables.
+        return dict(_flattened(grid)) if isinstance(grid, Mapping) else grid
+
+
+@dataclass(frozen=True)
+class Task:
+    """One training: a run with one of its seeds."""
+
+    run: str
+    settings: Settings
+
+    @property
+    def seed(self) -> int:
+        """Of the training."""
+        return self.settings.training.seed
+
+    @property
+    def folder(self) -> str:
+        """Name of the folder that it fills; other settings have another one."""
+        slug = re.sub(r"[^a-z0-9]+", "-", self.run.lower()).strip("-")[:SLUG].rstrip("-")
+        return f"{slug or 'run'}-seed{self.seed}-{self.settings.digest[:8]}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A name, the run that it is compared with, and a training for each seed."""
+
+    name: str
+    baseline: str
+    tasks: tuple[Task, ...]
+
+
+@dataclass(frozen=True)
+class Study:
+    """All runs in the order of the file; `source` names it."""
+
+    source: str
+    runs: tuple[Run, ...]
+
+    @property
+    def tasks(self) -> list[Task]:
+        """Every training, the first seed of all runs before the second of any: half a study compares too."""
+        places = range(max(len(run.tasks) for run in self.runs))
+        return [run.tasks[k] for k in places for run in self.runs if k < len(run.tasks)]
+
+
+def read_study(path: Path) -> Study:
+    """The study in a TOML file.  Raises SettingsError, which names the file and the run, quotes what is not accepted
+    and says what is.
+    """
+    return make_study(read_toml(path), path.parent, str(path))
+
+
+def make_study(data: Mapping[str, Any], folder: Path, source: str) -> Study:
+    """A study from plain values: every run expanded and its settings validated.
+
+    Files that settings name are taken relative to `folder`.  Raises SettingsError as `read_study`.
+    """
+    spec = _validated(StudySpec, data, source)
+    if "name" in spec.base:
+        raise SettingsError(f"{source}: base.name = {spec.base['name']!r} is not accepted: each run has its own")
+    runs: list[tuple[str, str | None, tuple[Task, ...]]] = []
+    for k, values in enumerate(spec.run, start=1):
+        runs += _expand(values, spec, folder, _place(source, values.get("name", k)))
+    names = [name for name, _, _ in runs]
+    if twice := _twice(names):
+        raise SettingsError(f"{_place(source, twice[0])}: the name is there twice: give every run its own")
+    default = names[0] if spec.baseline is None else spec.baseline
+    study = Study(source, tuple(Run(name, baseline or default, tasks) for name, baseline, tasks in runs))
+    _check_baseline(default, names, source)
+    for run in study.runs:
+        _check_baseline(run.baseline, names, _place(source, run.name))
+    _check_texts(study)
+    if twice := _twice([task.folder for task in study.tasks]):
+        same = " and ".join(repr(task.run) for task in study.tasks if task.folder == twice[0])
+        raise SettingsError(f"{source}: runs {same} have the same settings and nearly the same name: drop one of them")
+    return study
+
+
+def _validated(model: type[Spec], data: Mapping[str, Any], source: str) -> Spec:
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        raise SettingsError(explain(error, source, model)) from None
+
+
+def _expand(
+    values: Mapping[str, Any], study: StudySpec, folder: Path, source: str
+) -> Iterator[tuple[str, str | None, tuple[Task, ...]]]:
+    """Name, baseline and trainings of each run that a `[[run]]` stands for."""
+    known = (*RunSpec.model_fields, *SECTIONS)
+    for key in values:
+        if key not in known:
+            raise SettingsError(f"{source}: {key}: there is no such setting; there are {', '.join(known)}")
+    spec = _validated(RunSpec, {k: v for k, v in values.items() if k in RunSpec.model_fields}, source)
+    own = merge(study.base, {k: v for k, v in values.items() if k in SECTIONS})
+    for key in spec.grid:
+        if key.partition(".")[0] not in SECTIONS or not all(key.split(".")[1:]) or "." not in key:
+            raise SettingsError(
+                f"{source}: grid key {key!r} is not accepted: a setting of a section is, such as 'sieve.target'; "
+                f"the sections are {', '.join(SECTIONS)}"
+            )
+    for choice in product(*spec.grid.values()):
+        chosen = dict(zip(spec.grid, choice, strict=True))
+        name = ", ".join([spec.name, *(f"{key} {value}" for key, value in chosen.items())])
+        data = own
+        for key, value in chosen.items():
+            data = merge(data, _nested(key, value))
+        yield name, spec.baseline, _tasks(data, name, spec.seeds or study.seeds, folder, source)
+
+
+def _tasks(data: Mapping[str, Any], name: str, seeds: Sequence[int], folder: Path, source: str) -> tuple[Task, ...]:
+    loop = data.get("training")
+    if isinstance(loop, Mapping) and "seed" in loop:
+        raise SettingsError(
+            f"{source}: training.seed = {loop['seed']!r} is not accepted: a list of seeds is, such as seeds = [1, 2, 3]"
+        )
+    for section, key in PATHS:
+        inner = data.get(section)
+        if isinstance(inner, Mapping) and isinstance(inner.get(key), str):
+            # Absolute, as the workers run in folders of their own.
+            path = folder.resolve() / inner[key]
+            if not path.is_file():
+                raise SettingsError(f"{source}: {section}.{key} = {inner[key]!r} is not accepted: {path} is no file")
+            data = merge(data, _nested(f"{section}.{key}", str(path)))
+    # Without a seed first, so that an error speaks of the settings as they were written.
+    make({**data, "name": name}, source)
+    seeded = (make(merge(data, {"name": name, "training": {"seed": seed}}), source) for seed in seeds)
+    return tuple(Task(name, settings) for settings in seeded)
+
+
+def _check_baseline(baseline: str, names: Sequence[str], source: str) -> None:
+    if baseline not in names:
+        listed = ", ".join(repr(name) for name in names)
+        raise SettingsError(f"{source}: baseline {baseline!r} is not accepted: the runs are {listed}")
+
+
+def _check_texts(study: Study) -> None:
+    """Losses on different texts say nothing of each other."""
+    runs = {run.name: run for run in study.runs}
+    for run in study.runs:
+        if run.tasks[0].settings.text != runs[run.baseline].tasks[0].settings.text:
+            raise SettingsError(
+                f"{_place(study.source, run.name)}: its text is not that of its baseline {run.baseline!r}: "
+                "a run is compared with a baseline on the same text"
+            )
+
+
+def _flattened(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flattened(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", value
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value
+
+
+def _place(source: str, run: Any) -> str:
+    return f"{source}, run {run!r}"
+
+
+def _twice(values: Sequence[Any]) -> list[Any]:
+    return [value for value, n in Counter(values).items() if n > 1]

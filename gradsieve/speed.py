@@ -44,7 +44,7 @@ def command(
         stage("loading PyTorch")
         import torch
 
-        from training.sieves import METHODS
+        from training.methods.sieves import METHODS
         from training.speed import measure, measure_dropout
 
     if method not in ("row", "stochastic"):

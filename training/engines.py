@@ -16,9 +16,9 @@ from hw.config import ConfigError, EngineConfig
 from training.float_backward import FloatBackward, LayerGradients, Upstream, Workspace
 from training.forward import LayerTape
 from training.loss_scale import LossScale
-from training.sieves import GradientSieve, Threshold
+from training.methods.sieves import GradientSieve, Threshold
+from training.methods.structured_dropout import ColumnMasks
 from training.statistics import PassStatistics
-from training.structured_dropout import ColumnMasks
 
 GOLDEN_RATIO = 0x9E3779B9
 """Seeds differ from layer to layer by multiples of it: far apart, and never the zero that xorshift32 cannot leave."""

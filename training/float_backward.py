@@ -10,8 +10,8 @@ from torch import Tensor
 
 from golden.types import SieveMode
 from training.forward import LayerTape, compaction_pays
-from training.sieves import Sifted, sift
-from training.structured_dropout import ColumnMasks, kept_columns
+from training.methods.sieves import Sifted, sift
+from training.methods.structured_dropout import ColumnMasks, kept_columns
 
 
 @dataclass(frozen=True)

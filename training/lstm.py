@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import PackedSequence
 from training.engines import BackwardPass, Engine, FloatEngine, LayerState
 from training.float_backward import Upstream
 from training.forward import LayerTape, forward
-from training.masks import WeightMasks
+from training.methods.masks import WeightMasks
+from training.methods.sieves import Dense, GradientSieve
+from training.methods.structured_dropout import ColumnMasks, StructuredDropout
 from training.packing import Segments, reversal
-from training.sieves import Dense, GradientSieve
 from training.statistics import PassStatistics
-from training.structured_dropout import ColumnMasks, StructuredDropout
 
 State = tuple[Tensor, Tensor]
 
@@ -33,10 +33,10 @@ class SievedLSTM(nn.LSTM):
     Arguments, shapes, `state_dict` keys and meaning are those of `torch.nn.LSTM`, with weights that load into each
     other; `proj_size` is refused.  All of the following may be changed between steps:
 
-    - `sieve`: which gate gradients the backward pass uses (`training.sieves`); `Dense()` by default.
+    - `sieve`: which gate gradients the backward pass uses (`training.methods.sieves`); `Dense()` by default.
     - `engine`: what computes the backward pass (`training.engines`); `FloatEngine()` by default.
-    - `column_dropout`: structured dropout of x and h in training mode (`training.structured_dropout`).
-    - `weight_masks`: which weights exist (`training.masks.WeightMasks`), in every mode.
+    - `column_dropout`: structured dropout of x and h in training mode (`training.methods.structured_dropout`).
+    - `weight_masks`: which weights exist (`training.methods.masks.WeightMasks`), in every mode.
     - `unit_masks`: (H,) bool a layer and direction in the order of `layers`, or None: hidden units that exist.  The
       layer then runs at the smaller size, and h and c of the other units are zero.
 

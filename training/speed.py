@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from training.engines import FloatEngine
 from training.lstm import SievedLSTM
-from training.sieves import GradientSieve, StructuredGradients
-from training.structured_dropout import StructuredDropout
+from training.methods.sieves import GradientSieve, StructuredGradients
+from training.methods.structured_dropout import StructuredDropout
 
 WARM_UP = 8
 """Passes before the measured ones: caches fill, and thresholds settle."""

@@ -21,12 +21,12 @@ from training.errors import SettingsError, TrainingError
 from training.history import Record, Result
 from training.language_model import LanguageModel, evaluate
 from training.lstm import SievedLSTM
-from training.report import write_report, write_result
-from training.schedules import MixedTraining
+from training.methods.schedules import MixedTraining
+from training.methods.sieves import METHODS, Dense, GradientSieve
+from training.methods.snt_asgd import SNTASGD
+from training.methods.structured_dropout import ColumnDropout, StructuredDropout
+from training.reports.report import write_report, write_result
 from training.settings import Settings
-from training.sieves import METHODS, Dense, GradientSieve
-from training.snt_asgd import SNTASGD
-from training.structured_dropout import ColumnDropout, StructuredDropout
 from training.text import Corpus, Streams
 from training.weight_methods import MaskSampling, NoMasks, SparseWeights, WeightMethod
 

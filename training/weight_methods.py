@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from training.lstm import SievedLSTM
-from training.masks import WeightMasks
-from training.sampled_masks import SampledMasks
+from training.methods.masks import WeightMasks
+from training.methods.sampled_masks import SampledMasks
+from training.methods.snt_asgd import SNTASGD
+from training.methods.sparse_weights import DynamicSparseTraining
 from training.settings import SampledMasksSettings, SparseWeightsSettings
-from training.snt_asgd import SNTASGD
-from training.sparse_weights import DynamicSparseTraining
 
 Loss = Callable[[], float]
 

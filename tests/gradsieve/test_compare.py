@@ -13,8 +13,8 @@ from distributed import LocalCluster
 import training.trainer
 from gradsieve import compare
 from gradsieve.cli import main
-from tests.training import study_stand_in
-from training import cluster
+from tests.training.studies import study_stand_in
+from training.studies import cluster
 
 STUDY = """
 seeds = [1, 2]

@@ -17,9 +17,9 @@ from golden.types import Masks, Sieve, SieveMode, Tape
 from hw.config import ConfigError, EngineConfig, make
 from training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine
 from training.lstm import SievedLSTM
-from training.masks import WeightMasks
-from training.sieves import Dense, GradientSieve, StochasticRows, StructuredGradients, ThresholdedGradients
-from training.structured_dropout import StructuredDropout
+from training.methods.masks import WeightMasks
+from training.methods.sieves import Dense, GradientSieve, StochasticRows, StructuredGradients, ThresholdedGradients
+from training.methods.structured_dropout import StructuredDropout
 
 Devices = Callable[[EngineConfig], Device]
 

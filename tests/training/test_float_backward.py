@@ -20,9 +20,9 @@ from training.engines import FloatEngine
 from training.float_backward import FloatBackward, Kept, LayerGradients, Upstream, Workspace
 from training.forward import LayerTape, compaction_pays, forward
 from training.lstm import SievedLSTM
-from training.masks import WeightMasks
-from training.sieves import StructuredGradients
-from training.structured_dropout import ColumnMasks, StructuredDropout
+from training.methods.masks import WeightMasks
+from training.methods.sieves import StructuredGradients
+from training.methods.structured_dropout import ColumnMasks, StructuredDropout
 
 MODES = list(SieveMode)
 

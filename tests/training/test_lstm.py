@@ -18,8 +18,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequen
 from training.engines import BackwardPass, FloatEngine
 from training.float_backward import LayerGradients
 from training.lstm import SievedLSTM
-from training.masks import WeightMasks
-from training.sieves import StructuredGradients
+from training.methods.masks import WeightMasks
+from training.methods.sieves import StructuredGradients
 from training.statistics import PassStatistics
 
 I, H = 3, 4

@@ -13,10 +13,10 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from training.engines import PROBE, FloatEngine, LayerState, sieving_pays
 from training.lstm import KEPT_STATISTICS, SievedLSTM
-from training.masks import WeightMasks
-from training.sieves import Dense, GradientSieve, StochasticRows, StructuredGradients, ThresholdedGradients
+from training.methods.masks import WeightMasks
+from training.methods.sieves import Dense, GradientSieve, StochasticRows, StructuredGradients, ThresholdedGradients
+from training.methods.structured_dropout import StructuredDropout
 from training.statistics import PassStatistics
-from training.structured_dropout import StructuredDropout
 
 
 def statistics(

@@ -13,7 +13,7 @@ from torch import Tensor
 from hw.config import ConfigError
 from training.checkpoint import load_checkpoint, save_checkpoint
 from training.errors import SettingsError, TrainingError
-from training.report import read_result
+from training.reports.report import read_result
 from training.settings import Settings, make, merge
 from training.text import TextError
 from training.trainer import CHECKPOINT, REPORT, RESULT, Trainer, train

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from training.history import Record, Result, Work
-from training.report import write_result
+from training.reports.report import write_result
 from training.settings import Settings
 
 CALLS = "calls"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from training.history import LayerRecord, Record, Result, Work
-from training.report import write_report
+from training.reports.report import write_report
 
 LOSSES = ["Loss against steps", "Loss against backward MACs", "Loss against engine cycles"]
 ROWS = ["Rows kept by gate", "Rows kept by layer"]

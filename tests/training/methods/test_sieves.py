@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from golden.types import SieveMode
-from training.sieves import (
+from training.methods.sieves import (
     METHODS,
     Dense,
     GradientSieve,

@@ -20,9 +20,9 @@ from filelock import FileLock
 
 from training.errors import SettingsError, TrainingError
 from training.history import Result
-from training.report import read_result
+from training.reports.report import read_result
 from training.settings import Settings, make
-from training.study import Study, Task
+from training.studies.study import Study, Task
 
 if TYPE_CHECKING:
     from distributed import Client, Future

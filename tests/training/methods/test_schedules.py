@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from training.schedules import MixedTraining
-from training.sieves import Dense, SieveError, StochasticRows, StructuredGradients, ThresholdedGradients
+from training.methods.schedules import MixedTraining
+from training.methods.sieves import Dense, SieveError, StochasticRows, StructuredGradients, ThresholdedGradients
 
 SIEVE = StructuredGradients(tau=0.5)
 

@@ -11,11 +11,11 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from rtl_gen.files import write_text
-from training import comparison_table as table
-from training import report_plots as plots
-from training.comparison import Comparison, Row
 from training.history import Record
-from training.report_plots import Line, Panel
+from training.reports import report_plots as plots
+from training.reports.report_plots import Line, Panel
+from training.studies import comparison_table as table
+from training.studies.comparison import Comparison, Row
 
 TEMPLATE = "comparison.html.jinja"
 BAND = 0.18

@@ -95,8 +95,9 @@ class ThresholdedGradients(GradientSieve):
 class StructuredGradients(GradientSieve):
     """Whole gate rows of a batch tile are dropped if none of their lanes reaches tau.
 
-    After Zhu et al. 2018 (structured sparsity in the gate gradients, mixed with dense training; see
-    `training.schedules`); the paper's structure and score are not known: the row, and its largest magnitude, are ours.
+    After Zhu et al. 2018 (structured sparsity in the gate gradients, mixed with dense training, for which see
+    `training.methods.schedules`); the paper's structure and score are not known: the row, and its largest magnitude,
+    are ours.
     """
 
     mode = SieveMode.ROW

@@ -13,16 +13,16 @@ import pytest
 from distributed import LocalCluster
 
 import training.trainer
-from tests.training import study_stand_in as stand_in
-from tests.training.report_page import Page
-from tests.training.study_stand_in import record, result
-from training.cluster import ClusterError, Outcome, attempt, finished, run_study
-from training.comparison import FIGURES, NOT_REACHED, compare, cost_to_reach
-from training.comparison_page import course, write_page
-from training.comparison_table import TABLES, as_json, as_markdown, cells
+from tests.training.reports.report_page import Page
+from tests.training.studies import study_stand_in as stand_in
+from tests.training.studies.study_stand_in import record, result
 from training.errors import SettingsError
 from training.settings import make
-from training.study import Study, make_study, read_study
+from training.studies.cluster import ClusterError, Outcome, attempt, finished, run_study
+from training.studies.comparison import FIGURES, NOT_REACHED, compare, cost_to_reach
+from training.studies.comparison_page import course, write_page
+from training.studies.comparison_table import TABLES, as_json, as_markdown, cells
+from training.studies.study import Study, make_study, read_study
 
 HERE = Path("/nowhere")
 SMALL = {"training": {"steps": 10}}

@@ -10,10 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.report_page import LOSSES, MAPS, NUMBERS, ROWS, SETTINGS, layer, page, record, result, synthetic
-from training import report_plots
+from tests.training.reports.report_page import (
+    LOSSES,
+    MAPS,
+    NUMBERS,
+    ROWS,
+    SETTINGS,
+    layer,
+    page,
+    record,
+    result,
+    synthetic,
+)
 from training.history import Work
-from training.report import as_toml, read_result, write_report, write_result
+from training.reports import report_plots
+from training.reports.report import as_toml, read_result, write_report, write_result
 
 
 def test_figures_of_the_tiles(tmp_path: Path) -> None:

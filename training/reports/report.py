@@ -15,9 +15,9 @@ from pydantic import ValidationError
 
 from hw.config import GATES
 from rtl_gen.files import write_text
-from training import report_plots as plots
 from training.history import LayerRecord, Record, Result, Work
-from training.report_plots import Panel, count, number, percent, superscript
+from training.reports import report_plots as plots
+from training.reports.report_plots import Panel, count, number, percent, superscript
 from training.text import source_name
 
 TEMPLATE = "report.html.jinja"

@@ -12,8 +12,8 @@ from torch.nn.utils.rnn import pack_sequence
 
 from training.engines import FloatEngine
 from training.lstm import SievedLSTM
-from training.masks import WeightMasks, expand_blocks
-from training.sieves import StructuredGradients
+from training.methods.masks import WeightMasks, expand_blocks
+from training.methods.sieves import StructuredGradients
 
 I, H, R = 5, 6, 4
 

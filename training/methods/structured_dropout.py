@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.masks import expand_blocks
+from training.methods.masks import expand_blocks
 
 
 @dataclass(frozen=True)

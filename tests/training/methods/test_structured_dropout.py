@@ -13,9 +13,9 @@ from torch.nn.utils.rnn import pack_sequence
 
 from training.engines import FloatEngine
 from training.lstm import SievedLSTM
-from training.masks import WeightMasks
-from training.sieves import StructuredGradients
-from training.structured_dropout import ColumnDropout, ColumnMasks, StructuredDropout
+from training.methods.masks import WeightMasks
+from training.methods.sieves import StructuredGradients
+from training.methods.structured_dropout import ColumnDropout, ColumnMasks, StructuredDropout
 
 CONFIDENCE = 1e-6
 """Probability that correct code fails one of the statistical tests, all its figures together (two-sided)."""

@@ -1,0 +1,1 @@
+"""What a training leaves for people: its result as a file, and its page."""

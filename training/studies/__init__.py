@@ -1,0 +1,1 @@
+"""Many trainings: their settings, where they run, and how they compare."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -187,7 +187,7 @@ class SievedLSTM(nn.LSTM):
             data = outputs[0] if directions == 1 else torch.cat(outputs, dim=1)
             if self.unit_masks is not None:
                 first = number * directions
-                units = torch.cat(self.unit_masks[first : first + directions]).nonzero()[:, 0]
+                units = torch.cat(self.unit_masks[first : first + directions]).to(data.device).nonzero()[:, 0]
             if self.dropout and number < self.num_layers - 1:
                 data = nn.functional.dropout(data, self.dropout, self.training)
         return data, (torch.stack(hs), torch.stack(cs))
@@ -253,10 +253,10 @@ class SievedLSTM(nn.LSTM):
         dropout = self.column_dropout
         if dropout is not None and self.training and (dropout.input or dropout.hidden):
             columns = dropout.draw(segments.steps, I, H, state.generator)
-        block = None
-        if self.weight_masks is not None:
-            block = self.weight_masks.blocks(self.layers[n], 4 * H, (I, H))
-        return _Plan(self, state, self.sieve, block, columns)
+        masks = self.weight_masks
+        if masks is None:
+            return _Plan(self, state, self.sieve, None, None, columns)
+        return _Plan(self, state, self.sieve, masks.blocks(self.layers[n], 4 * H, (I, H)), masks.columns, columns)
 
     # the passes that are PyTorch's own
 
@@ -304,13 +304,14 @@ class _Plan:
     state: LayerState
     sieve: GradientSieve
     block: Tensor | None
+    block_columns: int | None
     columns: ColumnMasks | None
 
     def of(self, begin: int, end: int) -> _Plan:
         """The plan of some of the steps."""
         if self.columns is None:
             return self
-        return _Plan(self.module, self.state, self.sieve, self.block, self.columns.steps(begin, end))
+        return replace(self, columns=self.columns.steps(begin, end))
 
 
 class _Pass(torch.autograd.Function):
@@ -337,7 +338,6 @@ class _Gradients(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
         plan, need_dx, dy, dh, dc, *tape, w_ih, w_hh = arguments
-        masks = plan.module.weight_masks
         run = BackwardPass(
             tape=LayerTape(*tape),
             upstream=Upstream(*(g.contiguous() for g in (dy, dh, dc))),
@@ -346,7 +346,7 @@ class _Gradients(torch.autograd.Function):
             sieve=plan.sieve,
             state=plan.state,
             block=plan.block,
-            block_columns=masks.columns if masks is not None else None,
+            block_columns=plan.block_columns,
             columns=plan.columns,
             need_dx=need_dx,
         )

@@ -32,12 +32,16 @@ class Work(_Frozen):
     @property
     def skipped(self) -> float:
         """Share of all multiply-accumulates of training (forward and backward) that kept rows and masks save."""
-        return 1 - (self.forward + self.backward) / max(1, self.dense_forward + self.dense_backward)
+        return self._less(self.forward + self.backward)
 
     @property
     def redundant(self) -> float:
         """The same at the grain of single elements: Zhu et al. 2016's measure."""
-        return 1 - (self.forward + self.elements) / max(1, self.dense_forward + self.dense_backward)
+        return self._less(self.forward + self.elements)
+
+    def _less(self, done: int) -> float:
+        dense = self.dense_forward + self.dense_backward
+        return 1 - done / dense if dense else 0.0
 
 
 class LayerRecord(_Frozen):

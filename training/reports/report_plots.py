@@ -186,11 +186,11 @@ def saturations(records: Sequence[Record]) -> Panel:
     shown = kinds if len(kinds) <= KINDS_SHOWN else kinds[: KINDS_SHOWN - 1]
     steps = [r.step for r in records]
     lines = [
-        Line(kind, steps, [r.saturations.get(kind, 0) for r in records], *_style(k)) for k, kind in enumerate(shown)
+        Line(kind, steps, [r.saturations.get(kind, 0) for r in records], *style(k)) for k, kind in enumerate(shown)
     ]
     if rest := kinds[len(shown) :]:
         sums = [sum(r.saturations.get(kind, 0) for kind in rest) for r in records]
-        lines.append(Line(f"{len(rest)} other kinds", steps, sums, *_style(len(shown))))
+        lines.append(Line(f"{len(rest)} other kinds", steps, sums, *style(len(shown))))
     return _plot(Panel("Saturations so far"), lines, "steps", "values", _from_zero)
 
 
@@ -216,7 +216,7 @@ def heat_maps(records: Sequence[Record]) -> list[Panel]:
 
 
 def _heat_map(title: str, edges: Sequence[int], shares: np.ndarray, top: float) -> Panel:
-    figure, ax = _axes("steps", "time step of the window")
+    figure, ax = axes("steps", "time step of the window")
     # Fully kept rows, as in a warm-up, get a colour of their own: the scale is left to what the sieve does.
     colours = matplotlib.colormaps["viridis"].with_extremes(over=ALL_KEPT, bad=(0, 0, 0, 0))
     window = np.arange(shares.shape[0] + 1) + 0.5
@@ -226,7 +226,7 @@ def _heat_map(title: str, edges: Sequence[int], shares: np.ndarray, top: float) 
     stops = ", ".join(matplotlib.colors.to_hex(colours(k / 6)) for k in range(7))
     note = "Grey: every row kept." if (shares >= 1).any() else ""
     heat = HeatScale(f"linear-gradient(to right, {stops})", percent(top))
-    return Panel(title, _svg(figure, title), note=note, heat=heat)
+    return Panel(title, svg(figure, title), note=note, heat=heat)
 
 
 def _time_map(records: Sequence[Record], name: str) -> np.ndarray:
@@ -243,11 +243,12 @@ def _layer_lines(records: Sequence[Record], value: Callable[[LayerRecord], float
     lines = []
     for k, name in enumerate(_names(records)):
         y = [value(layer) if (layer := _layer(r, name)) else math.nan for r in records]
-        lines.append(Line(name, steps, y, *_style(k)))
+        lines.append(Line(name, steps, y, *style(k)))
     return lines
 
 
-def _style(k: int) -> tuple[str, str]:
+def style(k: int) -> tuple[str, str]:
+    """Colour and dash of the k-th line of a plot."""
     # The dash moves on with the colour, so that lines differ in print, and once more where the colours come round.
     return list(SERIES)[k % len(SERIES)], DASHES[(k + k // len(SERIES)) % len(DASHES)]
 
@@ -296,7 +297,7 @@ def _plot(
     drawn = [line for line in lines if line.points]
     if not any(line.points > 1 for line in drawn):
         return replace(panel, note="There are fewer than two points to plot.")
-    figure, ax = _axes(unit, label)
+    figure, ax = axes(unit, label)
     for line in drawn:
         dash = (0, [float(n) for n in line.dash.split()]) if line.dash else "-"
         mark = "o" if line.points == 1 or (line.marked and line.points <= MARKED) else ""
@@ -310,10 +311,11 @@ def _plot(
         }
         ax.plot(np.asarray(line.x, float), np.asarray(line.y, float), linewidth=line.width, **style)
     axis(ax)
-    return replace(panel, svg=_svg(figure, panel.title), legend=tuple(drawn))
+    return replace(panel, svg=svg(figure, panel.title), legend=tuple(drawn))
 
 
-def _axes(unit: str, label: str) -> tuple[Figure, Axes]:
+def axes(unit: str, label: str) -> tuple[Figure, Axes]:
+    """An empty plot of something against counts of `unit`."""
     figure = Figure(figsize=SIZE, layout="constrained")
     FigureCanvasSVG(figure)
     ax = figure.subplots()
@@ -329,7 +331,7 @@ def _axes(unit: str, label: str) -> tuple[Figure, Axes]:
     return figure, ax
 
 
-def _svg(figure: Figure, title: str) -> str:
+def svg(figure: Figure, title: str) -> str:
     """An element to put into a page: no ids that a second plot could have, no size of its own, the page's colours."""
     name = re.sub(r"[^a-z0-9]+", "-", title.lower())
     file = io.StringIO()

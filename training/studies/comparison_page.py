@@ -63,14 +63,14 @@ def panel(title: str, unit: str, x: Callable[[Record], float], rows: tuple[Row, 
     drawn = [c for k, row in enumerate(rows) if row.results and (c := course(row, x, k)).line.points > 1]
     if not drawn:
         return Panel(title, note="There are fewer than two points to plot.")
-    figure, ax = plots._axes(unit, "validation loss, nats a token")
+    figure, ax = plots.axes(unit, "validation loss, nats a token")
     for c in drawn:
         dash = (0, [float(n) for n in c.line.dash.split()]) if c.line.dash else "-"
         ax.fill_between(c.line.x, c.low, c.high, color=c.line.colour, alpha=BAND, linewidth=0)
         mark = "o" if c.line.points <= plots.MARKED else ""
         style: dict[str, Any] = {"color": c.line.colour, "linestyle": dash, "marker": mark, "markersize": 3.2}
         ax.plot(c.line.x, c.line.y, linewidth=c.line.width, **style)
-    return replace(Panel(title), svg=plots._svg(figure, title), legend=tuple(c.line for c in drawn))
+    return replace(Panel(title), svg=plots.svg(figure, title), legend=tuple(c.line for c in drawn))
 
 
 def course(row: Row, x: Callable[[Record], float], k: int) -> Course:
@@ -79,6 +79,6 @@ def course(row: Row, x: Callable[[Record], float], k: int) -> Course:
     steps = sorted(set.intersection(*(set(run) for run in runs)))
     losses = np.array([[run[step].valid_loss for step in steps] for run in runs], float)
     costs = np.array([[x(run[step]) for step in steps] for run in runs], float)
-    colour, dash = plots._style(k)
+    colour, dash = plots.style(k)
     line = Line(row.name, costs.mean(axis=0).tolist(), losses.mean(axis=0).tolist(), colour, dash)
     return Course(line, losses.min(axis=0), losses.max(axis=0))

@@ -16,14 +16,14 @@ VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare")
 """Each is a module of this package whose function `command` is the verb; it imports what is slow only when it runs."""
 
 HELP = """
-Generate, verify and measure a sparse-gradient LSTM backward engine.
+Generate, verify and measure a sparse-gradient LSTM backward engine, and train with sieved gradients.
 
 The backward pass of an LSTM multiplies gate gradients, most of which are near zero. gradsieve generates a
 systolic engine, as portable Verilog, that does only the work that survives a sieve.
 
 An engine is described by a config: a TOML file, or one of the presets **tiny**, **edge**, **default** and **ptb**.
 
-*Start here:*  gradsieve generate --preset tiny -o build/tiny
+*Start here:*  gradsieve generate --preset tiny -o build/tiny, or gradsieve train --method row --target 0.2
 """
 
 

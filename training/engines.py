@@ -150,15 +150,15 @@ def _steer(run: BackwardPass, statistics: PassStatistics) -> None:
 
 PROBE = 32
 """A fixed threshold that gained nothing is tried again after so many passes."""
-COPY_LANES, STEP_WORK, OVERHEAD = 32, 2000, 0.05
-"""Of a sieved pass, relative to PyTorch's dense one: rows copied cost like so many lanes, and a fixed part of
-STEP_WORK / (B H) + OVERHEAD comes on top.  Fitted to `gradsieve speed` on one CPU; others differ somewhat.
+ROW_COST, COPY_COST, STEP_COST, MARGIN = 1.9, 15, 2000, 0.9
+"""Of a sieved pass, relative to PyTorch's dense one: a row kept takes ROW_COST + COPY_COST / B of a dense row, every pass
+STEP_COST / (B H) besides; below MARGIN it is worth while.  Fitted to `gradsieve speed` on one CPU; others differ somewhat.
 """
 
 
 def sieving_pays(share: float, H: int, B: int) -> bool:
     """Whether a float pass that keeps `share` of the rows in the whole batch is faster than PyTorch's dense one."""
-    return share * (B + COPY_LANES) / B + STEP_WORK / (B * H) + OVERHEAD < 1
+    return share * (ROW_COST + COPY_COST / B) + STEP_COST / (B * H) < MARGIN
 
 
 class FloatEngine:

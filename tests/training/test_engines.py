@@ -111,6 +111,30 @@ def test_exact_is_near_the_float_engine() -> None:
         assert (a - b).norm() <= 0.01 * b.norm()
 
 
+def test_exact_is_near_the_float_engine_with_dropout_of_x_and_h() -> None:
+    dropout = StructuredDropout(input=0.5, hidden=0.5, columns=SMALL.R)
+    exact, float_ = (gradients(model(e, column_dropout=dropout)) for e in (ExactEngine(SMALL), FloatEngine()))
+    for a, b in zip(exact, float_, strict=True):
+        # Both draw the same tiles.  The bound as without dropout, twice for the scale of 2 of x and h.
+        assert (a - b).norm() <= 0.02 * b.norm()
+
+
+def test_random_words_go_on_from_pass_to_pass() -> None:
+    caught: list[tuple[int, int]] = []
+
+    class Watched(ExactEngine):
+        def run(self, config: Any, weights: Any, tape: Any, sieve: Sieve, masks: Any) -> Any:
+            result = super().run(config, weights, tape, sieve, masks)
+            caught.append((sieve.random, result[0].random))
+            return result
+
+    lstm = model(Watched(SMALL), sieve=StochasticRows(target=0.3))
+    for _ in range(3):
+        gradients(lstm)
+    assert [before for before, _ in caught[1:]] == [after for _, after in caught[:-1]]
+    assert len({before for before, _ in caught}) == 3
+
+
 @pytest.mark.parametrize("sieve", SIEVES, ids=lambda s: f"{s.mode.name}-{s.tau}")
 def test_device_gives_the_bits_of_exact(sieve: GradientSieve, devices: Devices) -> None:
     dropout = StructuredDropout(input=0.4, hidden=0.3, columns=SMALL.R)

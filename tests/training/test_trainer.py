@@ -152,6 +152,14 @@ def test_units_that_do_not_exist_count_as_rows_not_kept(tmp_path: Path) -> None:
     assert last.layers[0].blocks == pytest.approx(6 * 15 / (12 * 21))
 
 
+def test_fixed_threshold_is_told_and_reported_for_the_summed_loss() -> None:
+    trainer = Trainer(settings({"sieve": {"method": "row", "tau": 0.02}}))
+    run(trainer, 1)
+    assert trainer.lstm.sieve.tau == pytest.approx(0.02 / (5 * 7))
+    trainer.record(None)
+    assert trainer.records[0].layers[0].tau == pytest.approx(0.02)
+
+
 def test_second_draw_of_sampled_masks_counts_as_forward_work(tmp_path: Path) -> None:
     result = train(settings({"sampled_masks": {"keep": 1.0, "freeze": 1.0}, "training": {"steps": 3}}), tmp_path)
     assert result.last.work.forward == 2 * result.last.work.dense_forward

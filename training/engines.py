@@ -151,8 +151,8 @@ def _steer(run: BackwardPass, statistics: PassStatistics) -> None:
 PROBE = 32
 """A fixed threshold that gained nothing is tried again after so many passes."""
 ROW_COST, COPY_COST, STEP_COST, MARGIN = 1.9, 15, 2000, 0.9
-"""Of a sieved pass, relative to PyTorch's dense one: a row kept takes ROW_COST + COPY_COST / B of a dense row, every pass
-STEP_COST / (B H) besides; below MARGIN it is worth while.  Fitted to `gradsieve speed` on one CPU; others differ somewhat.
+"""Of a sieved pass, relative to PyTorch's dense one: a row kept takes ROW_COST + COPY_COST / B of a dense row, every
+pass STEP_COST / (B H) besides; below MARGIN it is worth while.  Fitted to `gradsieve speed` on one CPU; others differ.
 """
 
 

@@ -111,7 +111,9 @@ def settings_of(config: Path | None, options: dict[str, dict[str, Any]]) -> Sett
         # Another method starts from a clean slate: a target of the file may make no sense for it.
         keep = {"method", "tau", "target", "targets"} if sieve["method"] == "dense" or "target" in sieve else {"method"}
         data = data | {"sieve": {name: value for name, value in data["sieve"].items() if name not in keep}}
-    return make(merge(data, given), "options" if config is None else str(config))
+    # A section that the file gives as a plain value stays, to be refused, unless options were given for it.
+    over = {section: values for section, values in given.items() if values}
+    return make(merge(data, over), "options" if config is None else str(config))
 
 
 def _build_simulator(settings: Settings) -> None:

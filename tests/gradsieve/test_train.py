@@ -144,3 +144,10 @@ def test_bad_toml_is_quoted(tmp_path: Path) -> None:
     file.write_text("[training\nsteps=3")
     with pytest.raises(SettingsError, match=r"bad\.toml: is not a TOML text"):
         settings_of(file, {"sieve": {}})
+
+
+def test_section_that_is_a_plain_value_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "plain.toml"
+    file.write_text('sieve = "row"')
+    with pytest.raises(SettingsError, match="sieve: 'row' is not accepted"):
+        settings_of(file, {"sieve": {"method": None, "target": None}})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from golden.types import Saturations
@@ -61,16 +62,18 @@ class PassStatistics:
         """Multiply-accumulates of the backward pass without sieve and masks."""
         return 2 * self.all_elements * (self.I + self.H)
 
+    @property
+    def tiles(self) -> int:
+        """Column tiles, those of x and of h."""
+        return -(-self.I // self.columns) + -(-self.H // self.columns)
+
     @cached_property
     def counts(self) -> Tensor:
         """Indices of one dataflow, (T, batch_tiles, tiles)."""
         rows = self.rows
         if rows is None:
-            import torch
-
             rows = torch.ones(self.T, -(-self.B // self.lanes), 4 * self.H, dtype=torch.bool)
-        tiles = -(-self.I // self.columns) + -(-self.H // self.columns)
-        return index_counts(rows, self.block, self.column, tiles)
+        return index_counts(rows, self.block, self.column, self.tiles)
 
     @property
     def macs(self) -> int:
@@ -93,11 +96,8 @@ class PassStatistics:
     @property
     def forward_macs(self) -> int:
         """Multiply-accumulates of the forward pass, masked blocks and columns left out."""
-        import torch
-
         every = torch.ones(self.T, 1, 4 * self.H, dtype=torch.bool)
-        tiles = -(-self.I // self.columns) + -(-self.H // self.columns)
-        counts = index_counts(every, self.block, self.column, tiles)
+        counts = index_counts(every, self.block, self.column, self.tiles)
         return int((counts * tile_widths(self.H, self.I, self.columns)).sum()) * self.B
 
     def engine_cycles(self, config: EngineConfig) -> int:
@@ -105,11 +105,3 @@ class PassStatistics:
         return (
             self.cycles if self.cycles is not None else run_cycles(config, self.H, self.I, self.B, self.T, self.counts)
         )
-
-    def dense_cycles(self, config: EngineConfig) -> int:
-        """Cycles of the same pass without sieve and masks, by the cycle model."""
-        import torch
-
-        tiles = -(-self.I // self.columns) + -(-self.H // self.columns)
-        counts = torch.full((self.T, -(-self.B // self.lanes), tiles), 4 * self.H)
-        return run_cycles(config, self.H, self.I, self.B, self.T, counts)

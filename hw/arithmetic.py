@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Shape, Signal, Value
 
-from hw.formats import FixedPoint
+POPCOUNT_TERMS = 5
+"""Terms of one stage of a population count: two levels of lookup tables on most parts."""
+
+
+def bits_for(maximum: int) -> Shape:
+    """Unsigned shape that holds 0 to `maximum`."""
+    return Shape.cast(range(maximum + 1))
 
 
 def round_half_even(value: Value, shift: int) -> Value:
@@ -27,18 +33,16 @@ def saturate(value: Value, width: int) -> tuple[Value, Value]:
     return Mux(overflow, clipped, value[:width]).as_signed(), overflow
 
 
-def requantize(m: Module, value: Value, fraction: int, target: FixedPoint, name: str) -> tuple[Signal, Signal]:
-    """The contract's `[value]`: round half to even from `fraction` to the target's fraction, then saturate.
-
-    Adds combinational logic to `m`; returns the result (signed, the target's width) and the saturation flag.
-    Raises ValueError if the target has the longer fraction: the contract never widens one.
-    """
-    if fraction < target.fraction:
-        raise ValueError(f"cannot requantize from {fraction} to {target.fraction} fraction bits")
-    rounded_value = round_half_even(value, fraction - target.fraction)
-    rounded = Signal(Shape.cast(rounded_value.shape()), name=f"{name}_rounded")
-    result = Signal(signed(target.width), name=name)
-    saturated = Signal(name=f"{name}_saturated")
-    clipped, overflow = saturate(rounded, target.width)
-    m.d.comb += [rounded.eq(rounded_value), result.eq(clipped), saturated.eq(overflow)]
-    return result, saturated
+def popcount(m: Module, bits: list[Value], name: str) -> tuple[Value, int]:
+    """How many of `bits` are set, as a tree of registers of up to POPCOUNT_TERMS terms a stage, and its latency."""
+    terms, latency = list(bits), 0
+    while latency == 0 or len(terms) > 1:
+        groups = [terms[n : n + POPCOUNT_TERMS] for n in range(0, len(terms), POPCOUNT_TERMS)]
+        terms = []
+        for n, group in enumerate(groups):
+            total = sum(group[1:], start=group[0])
+            register = Signal(bits_for(POPCOUNT_TERMS ** (latency + 1)), name=f"{name}_{latency}_{n}", reset_less=True)
+            m.d.sync += register.eq(total)
+            terms.append(register)
+        latency += 1
+    return terms[0], latency

@@ -9,11 +9,12 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.compactor import job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
-from hw.memory import StreamMemory, bits_for, write_layout
-from hw.run import is_last, run_layout
+from hw.memory import StreamMemory, write_layout
+from hw.run import run_layout
 
 
 class ArraySequencer(wiring.Component):
@@ -62,9 +63,9 @@ class ArraySequencer(wiring.Component):
         m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
         job = meta_in.job
         m.d.comb += [
-            last_tile.eq(is_last(batch_tile, run.batch_tiles)),
-            end_x.eq(is_last(tile, run.x_tiles)),
-            end_h.eq(is_last(tile, run.h_tiles)),
+            last_tile.eq(batch_tile == run.end.batch_tiles),
+            end_x.eq(tile == run.end.x_tiles),
+            end_h.eq(tile == run.end.h_tiles),
             issue.eq(offer & columns.request.ready & meta_fifo.w_rdy),
             columns.request.valid.eq(issue),
             columns.request.payload.eq(step * c.tiles + job.tile),

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.flow import Flow
-from hw.memory import StreamMemory, bits_for, write_layout
-from hw.run import is_last, run_layout
+from hw.memory import StreamMemory, write_layout
+from hw.register_slice import RegisterSlice
+from hw.run import run_layout
+
+GROUP = 8
+"""Bits that are searched at once; a bitmap word has as many groups."""
 
 
 def job_layout(config: EngineConfig) -> data.StructLayout:
@@ -46,7 +53,20 @@ def _entry_layout(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "bits": BITMAP_WORD,
+            "groups": BITMAP_WORD // GROUP,  # which groups of bits have one
             "word": range(config.bitmap_words),
+            "end": 1,
+            "empty": 1,
+            "job": job_layout(config),
+        }
+    )
+
+
+def _group_layout(config: EngineConfig) -> data.StructLayout:
+    return data.StructLayout(
+        {
+            "bits": GROUP,
+            "place": range(config.bitmap_words * BITMAP_WORD // GROUP),
             "end": 1,
             "empty": 1,
             "job": job_layout(config),
@@ -59,11 +79,11 @@ class Compactor(wiring.Component):
 
     Bitmaps are read a word of BITMAP_WORD bits a cycle, also across jobs; words of zeros cost nothing downstream, and
     `look_ahead` words are kept ready, so that bitmaps down to 2 % density stream without a bubble.  A job without any
-    index gives one beat marked `empty`.  First index `latency` = 7 cycles after an idle compactor takes its job.
+    index gives one beat marked `empty`.  First index `latency` = 10 cycles after an idle compactor takes its job.
     """
 
     look_ahead = 16
-    latency = 7
+    latency = 10
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -94,7 +114,7 @@ class Compactor(wiring.Component):
         job = self.jobs.payload
         m.d.comb += [
             # a column that is not kept has no index whatever its rows: one word is enough to say so
-            last_word.eq(is_last(word, self.run.bitmap_words) | ~job.kept),
+            last_word.eq((word == self.run.end.bitmap_words) | ~job.kept),
             issue.eq(self.jobs.valid & rows.request.ready & blocks.request.ready & fetched_fifo.w_rdy),
             self.jobs.ready.eq(issue & last_word),
             rows.request.valid.eq(issue),
@@ -112,20 +132,30 @@ class Compactor(wiring.Component):
 
         # look-ahead: drop words of zeros, and know of each word whether it is its job's last
         m.submodules.entries = entries = SyncFIFOBuffered(width=_entry_layout(c).size, depth=self.look_ahead)
-        bits, arrived, some = Signal(BITMAP_WORD), Signal(), Signal()
+        bits, some_groups = Signal(BITMAP_WORD), Signal(BITMAP_WORD // GROUP)
+        arrived, some = Signal(), Signal()
+        masked_layout = data.StructLayout({"bits": BITMAP_WORD, **dict(fetched_layout.members)})
+        m.submodules.masked = masked_slice = RegisterSlice(masked_layout)
+        masked, fetched_now = masked_slice.sink.payload, Signal()
         pending, pending_valid = Signal(_entry_layout(c)), Signal()
         pushed = Signal(_entry_layout(c))
         m.d.comb += [
-            arrived.eq(rows.word.valid & blocks.word.valid & fetched_fifo.r_rdy & entries.w_rdy),
-            rows.word.ready.eq(arrived),
-            blocks.word.ready.eq(arrived),
-            fetched_fifo.r_en.eq(arrived),
-            bits.eq(
+            masked_slice.source.valid.eq(rows.word.valid & blocks.word.valid & fetched_fifo.r_rdy),
+            fetched_now.eq(masked_slice.source.valid & masked_slice.source.ready),
+            rows.word.ready.eq(fetched_now),
+            blocks.word.ready.eq(fetched_now),
+            fetched_fifo.r_en.eq(fetched_now),
+            masked_slice.source.payload.bits.eq(
                 rows.word.payload
                 & (blocks.word.payload | (~self.run.block_mask).replicate(BITMAP_WORD))
                 & fetched.job.kept.replicate(BITMAP_WORD)
             ),
-            some.eq(bits.any()),
+            *[getattr(masked_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
+            arrived.eq(masked_slice.sink.valid & entries.w_rdy),
+            masked_slice.sink.ready.eq(arrived),
+            bits.eq(masked.bits),
+            some_groups.eq(Cat(*[bits[n : n + GROUP].any() for n in range(0, BITMAP_WORD, GROUP)])),
+            some.eq(some_groups.any()),
             pushed.eq(pending),
             entries.w_data.eq(pushed),
         ]
@@ -135,50 +165,86 @@ class Compactor(wiring.Component):
             m.d.comb += entries.w_en.eq(1)
             m.d.sync += pending_valid.eq(0)
         with m.If(arrived):
-            with m.If(some | (fetched.last & ~open_job)):
+            with m.If(some | (masked.last & ~open_job)):
                 m.d.comb += entries.w_en.eq(pending_valid)
                 m.d.sync += [
                     pending_valid.eq(1),
                     pending.bits.eq(bits),
-                    pending.word.eq(fetched.word),
-                    pending.end.eq(fetched.last),
+                    pending.groups.eq(some_groups),
+                    pending.word.eq(masked.word),
+                    pending.end.eq(masked.last),
                     pending.empty.eq(~some),
-                    pending.job.eq(fetched.job),
+                    pending.job.eq(masked.job),
                 ]
-            with m.Elif(fetched.last):
+            with m.Elif(masked.last):
                 m.d.comb += [entries.w_en.eq(1), pushed.end.eq(1)]
                 m.d.sync += pending_valid.eq(0)
 
-        # emit: the lowest bit of the current word
-        current, current_valid, first = Signal(_entry_layout(c)), Signal(), Signal(init=1)
-        next_entry = data.View(_entry_layout(c), entries.r_data)
-        rest, exhausted, advance = Signal(BITMAP_WORD), Signal(), Signal()
-        lowest, position = Signal(BITMAP_WORD), Signal(range(BITMAP_WORD))
+        # words to groups of bits: the lowest group that has one
+        current, current_valid = Signal(_entry_layout(c)), Signal()
+        m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
+        groups = [current.bits[n : n + GROUP] for n in range(0, BITMAP_WORD, GROUP)]
+        chosen = _lowest(current.groups)
+        word_done, group_taken = Signal(), Signal()
+        m.d.comb += [
+            word_done.eq(~_several(current.groups)),
+            next_entry.source.payload.eq(entries.r_data),
+            next_entry.source.valid.eq(entries.r_rdy),
+            entries.r_en.eq(next_entry.source.ready),
+            next_entry.sink.ready.eq(~current_valid | (group_taken & word_done)),
+        ]
+        with m.If(group_taken & current_valid):
+            m.d.sync += current.groups.eq(current.groups & ~chosen)
+        with m.If(next_entry.sink.ready):
+            m.d.sync += [current_valid.eq(next_entry.sink.valid), current.eq(next_entry.sink.payload)]
+
+        # groups to indices: the lowest bit
+        group, group_valid, first = Signal(_group_layout(c)), Signal(), Signal(init=1)
+        group_done, advance = Signal(), Signal()
+        lowest = _lowest(group.bits)
         out = self.indices.payload
         m.d.comb += [
             advance.eq(~self.indices.valid | self.indices.ready),
-            rest.eq(current.bits & (current.bits - 1)),
-            lowest.eq(current.bits & ~(current.bits - 1)),
-            position.eq(Cat(*[(lowest & _position_mask(n)).any() for n in range(len(position))])),
-            exhausted.eq(~rest.any()),
-            entries.r_en.eq(~current_valid | (advance & exhausted)),
+            group_done.eq(~_several(group.bits)),
+            group_taken.eq(~group_valid | (advance & group_done)),
         ]
         with m.If(advance):
             m.d.sync += [
-                self.indices.valid.eq(current_valid),
-                out.q.eq(Cat(position, current.word)),
+                self.indices.valid.eq(group_valid),
+                out.q.eq(Cat(_position(lowest), group.place)),
                 out.first.eq(first),
-                out.last.eq(current.end & exhausted),
-                out.empty.eq(current.empty),
-                out.job.eq(current.job),
+                out.last.eq(group.end & group_done),
+                out.empty.eq(group.empty),
+                out.job.eq(group.job),
             ]
-            with m.If(current_valid):
-                m.d.sync += [current.bits.eq(rest), first.eq(current.end & exhausted)]
-        with m.If(entries.r_en):
-            m.d.sync += [current_valid.eq(entries.r_rdy), current.eq(next_entry)]
+            with m.If(group_valid):
+                m.d.sync += [group.bits.eq(group.bits & ~lowest), first.eq(group.end & group_done)]
+        with m.If(group_taken):
+            m.d.sync += [
+                group_valid.eq(current_valid),
+                group.bits.eq(
+                    reduce(or_, (g & taken.replicate(GROUP) for g, taken in zip(groups, chosen, strict=True)))
+                ),
+                group.place.eq(Cat(_position(chosen), current.word)),
+                group.end.eq(current.end & word_done),
+                group.empty.eq(current.empty),
+                group.job.eq(current.job),
+            ]
         return m
 
 
-def _position_mask(n: int) -> int:
-    """Bits of a word whose position has bit n set."""
-    return sum(1 << p for p in range(BITMAP_WORD) if p >> n & 1)
+def _lowest(bits: Value) -> Value:
+    """The lowest set bit alone: each bit looks at those below it, with no carry."""
+    return Cat(*[bits[n] & ~bits[:n].any() if n else bits[0] for n in range(len(bits))])
+
+
+def _several(bits: Value) -> Value:
+    """Whether more than one bit is set."""
+    return Cat(*[bits[n] & bits[:n].any() for n in range(1, len(bits))]).any()
+
+
+def _position(one_hot: Value) -> Value:
+    """The position of the one bit that is set; 0 if none is."""
+    width = len(one_hot)
+    masks = [sum(1 << p for p in range(width) if p >> n & 1) for n in range((width - 1).bit_length())]
+    return Cat(*[(one_hot & mask).any() for mask in masks])

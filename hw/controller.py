@@ -8,24 +8,27 @@ from amaranth.hdl import Module, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.flow import Flow
-from hw.memory import bits_for
+from hw.multiplier import Multiplier
 from hw.readout import read_mode_layout
 from hw.registers import BY_NAME, ErrorCode, SieveRegister
 from hw.run import run_layout
 
 COMMANDS = ("start", "clear", "read")
+DERIVING = Multiplier.latency + 1
+"""Cycles until what is derived from the sizes has settled: their product passes the multiplier and an adder."""
 
 
 class Controller(wiring.Component):
     """Turns register writes into runs, and answers every wrong one with an error code.
 
-    Sizes are checked and divided into tiles when they change, in at most max(B / C, H / R, I / R) + 2 cycles;
-    `sizes_ready` says that `run` has them.  Commands are taken in order of arrival; one that comes while another is
-    under way is refused (BUSY), one whose sizes or modes are bad or whose terms do not fit is refused too, and neither
-    harms what has been accumulated.  Any error is kept until `acknowledge`, a fatal one until the soft reset, and
-    commands are refused without a further code until then.
+    Sizes are checked and divided into tiles when they change, in at most max(B / C, H / R, I / R) + 2 + DERIVING
+    cycles; `sizes_ready` says that `run` has them.  Commands are taken in order of arrival; one that comes while
+    another is under way is refused (BUSY), one whose sizes or modes are bad or whose terms do not fit is refused too,
+    and neither harms what has been accumulated.  Any error is kept until `acknowledge`, a fatal one until the soft
+    reset, and commands are refused without a further code until then.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -82,9 +85,17 @@ class Controller(wiring.Component):
         }
         remainders = {n: Signal(range(sizes[n] + 1), name=f"remainder_{n}") for n in quotients}
         words_shift = BITMAP_WORD.bit_length() - 1
+        # one factor more bit each: the multiplier is signed
+        m.submodules.multiplier = multiplier = Multiplier(len(run.B) + 1, len(run.T) + 1)
         terms_after = Signal(bits_for(c.max_terms + c.max_B * c.max_T))
-        m.d.comb += terms_after.eq(self.terms + run.B * run.T)
-        m.d.comb += run.bitmap_words.eq(((run.H << 2) + BITMAP_WORD - 1) >> words_shift)
+        m.d.comb += [multiplier.enable.eq(1), multiplier.a.eq(run.B), multiplier.b.eq(run.T)]
+        m.d.sync += [
+            terms_after.eq(self.terms + multiplier.p[:-2]),
+            run.bitmap_words.eq(((run.H << 2) + BITMAP_WORD - 1) >> words_shift),
+            run.end.bitmap_words.eq(((run.H << 2) - 1) >> words_shift),
+            *[run.end[n].eq(getattr(run, n) - 1) for n in ("H", "I", "T", "batch_tiles", "x_tiles", "h_tiles")],
+            run.end.tiles.eq(run.x_tiles + run.h_tiles - 1),
+        ]
 
         bad_mode = (self._field("MODE", "sieve") == SieveRegister.STOCHASTIC) & (self.random == 0)
         f = c.formats
@@ -148,9 +159,10 @@ class Controller(wiring.Component):
                 fault()
             with m.State("SIZES"):  # checks the sizes and divides them into tiles
                 m.d.comb += preparing.eq(1)
-                first_cycle = Signal(init=1)
+                first_cycle, derived = Signal(init=1), Signal(range(DERIVING + 1))
                 m.d.sync += first_cycle.eq(0)
                 with m.If(first_cycle):
+                    m.d.sync += derived.eq(0)
                     bad = 0
                     for name, largest in sizes.items():
                         value = getattr(self.sizes, name)
@@ -161,13 +173,15 @@ class Controller(wiring.Component):
                     for name, (_, count, _last) in quotients.items():
                         m.d.sync += [remainders[name].eq(getattr(self.sizes, name)), count.eq(1)]
                 with m.Else():
-                    finished = 1
+                    finished = derived == DERIVING
+                    with m.If(~finished):
+                        m.d.sync += derived.eq(derived + 1)
                     for name, (divisor, count, last) in quotients.items():
                         more = remainders[name] > divisor
                         with m.If(more):
                             m.d.sync += [remainders[name].eq(remainders[name] - divisor), count.eq(count + 1)]
+                            m.d.sync += derived.eq(0)
                         m.d.sync += last.eq(remainders[name])
-                        finished &= ~more
                     with m.If(finished | sizes_bad):
                         m.d.sync += first_cycle.eq(1)
                         m.next = "IDLE"

@@ -16,7 +16,7 @@ from hw.config import BITMAP_WORD, EngineConfig
 from hw.controller import Controller
 from hw.counters import Counters
 from hw.drain import Drain
-from hw.gate_gradient import GateGradientUnit, gate_rows_layout
+from hw.gate_gradient import GateGradientUnit, gate_input_layout, gate_rows_layout
 from hw.gate_sequencer import GateSequencer
 from hw.input_packets import InputPackets
 from hw.input_store import InputStore
@@ -25,10 +25,11 @@ from hw.operand_fetch import OperandFetch, gradient_word_layout, weight_word_lay
 from hw.output_packets import OutputPackets
 from hw.packets import STATISTICS_WORDS
 from hw.packing import beat_layout
-from hw.readout import WeightGradientReadout
+from hw.readout import WeightGradientReadout, group_layout
+from hw.register_slice import RegisterSlice
 from hw.registers import COUNTERS_32, COUNTERS_64
 from hw.row_bitmap import RowBitmapBuilder
-from hw.sieve import Sieve
+from hw.sieve import Sieve, sieved_rows_layout
 from hw.state_store import StateStore
 from hw.systolic_array import SystolicArray
 
@@ -142,11 +143,19 @@ class Core(wiring.Component):
         # tape -> gate gradients -> sieve -> rows and bitmaps
         join(flip(self.records), gates.records)
         join(flip(self.x), gates.x)
-        join(gates.gate_inputs, unit.inputs)
-        join(unit.cells, gates.cells)
+        # no stall of the array side reaches the tape's side within a cycle
+        m.submodules.gate_inputs = gate_inputs = RegisterSlice(gate_input_layout(c), full=unit.period == 1)
+        m.submodules.sieved_rows = sieved_rows = RegisterSlice(sieved_rows_layout(c))
+        join(gates.gate_inputs, gate_inputs.source)
+        join(gate_inputs.sink, unit.inputs)
+        m.d.sync += [gates.cells.valid.eq(unit.cells.valid), gates.cells.payload.eq(unit.cells.payload)]
         join(unit.rows, sieve.rows)
-        join(sieve.sieved, builder.sieved)
-        join(gates.tile, builder.tile)
+        join(sieve.sieved, sieved_rows.source)
+        join(sieved_rows.sink, builder.sieved)
+        # the bitmap builder may still be at the batch tile before
+        m.submodules.tiles = tiles = SyncFIFOBuffered(width=1, depth=2)
+        join(gates.tile, tiles.w_stream)
+        join(tiles.r_stream, builder.tile)
         join(gates.input_write, inputs.write)
         join(builder.row_write, rows.write)
         join(builder.bias_rows, bias.rows)
@@ -177,14 +186,16 @@ class Core(wiring.Component):
         ):
             queue = SyncFIFOBuffered(width=job_layout(c).size, depth=JOB_QUEUE)
             m.submodules[name] = queue
+            m.submodules[f"{name}_slice"] = job_slice = RegisterSlice(job_layout(c))
             m.d.comb += [
                 queue.w_data.eq(source.payload),
                 queue.w_en.eq(source.valid),
                 source.ready.eq(queue.w_rdy),
-                sink.payload.eq(queue.r_data),
-                sink.valid.eq(queue.r_rdy),
-                queue.r_en.eq(sink.ready),
+                job_slice.source.payload.eq(queue.r_data),
+                job_slice.source.valid.eq(queue.r_rdy),
+                queue.r_en.eq(job_slice.source.ready),
             ]
+            join(job_slice.sink, sink)
         join(flip(self.block_write), compactor.block_bitmap_write)
         join(flip(self.column_write), sequencer.column_bitmap_write)
         join(compactor.indices, fetch.indices)
@@ -228,19 +239,21 @@ class Core(wiring.Component):
 
         # weight gradients: a run and the readout never read at the same time
         reading = Signal()
+        m.submodules.read_words = read_words = RegisterSlice(gradient_word_layout(c), full=False)
+        join(read_words.sink, readout.gradient_word)
+        m.d.sync += reading.eq(~controller.running)
         m.d.comb += [
-            reading.eq(~controller.running),
             gradients.request.valid.eq(Mux(reading, readout.gradient_request.valid, fetch.gradient_request.valid)),
             gradients.request.payload.eq(
                 Mux(reading, readout.gradient_request.payload, fetch.gradient_request.payload)
             ),
             readout.gradient_request.ready.eq(gradients.request.ready & reading),
             fetch.gradient_request.ready.eq(gradients.request.ready & ~reading),
-            readout.gradient_word.payload.eq(gradients.word.payload),
+            read_words.source.payload.eq(gradients.word.payload),
             fetch.gradient_word.payload.eq(gradients.word.payload),
-            readout.gradient_word.valid.eq(gradients.word.valid & reading),
+            read_words.source.valid.eq(gradients.word.valid & reading),
             fetch.gradient_word.valid.eq(gradients.word.valid & ~reading),
-            gradients.word.ready.eq(Mux(reading, readout.gradient_word.ready, fetch.gradient_word.ready)),
+            gradients.word.ready.eq(Mux(reading, read_words.source.ready, fetch.gradient_word.ready)),
             gradients.write.valid.eq(fetch.gradient_write.valid | readout.gradient_clear.valid),
             gradients.write.payload.address.eq(
                 Mux(
@@ -253,9 +266,13 @@ class Core(wiring.Component):
         with m.If(~readout.gradient_clear.valid):
             m.d.comb += gradients.write.payload.word.eq(fetch.gradient_write.payload.word)
         join(readout.bias_request, bias.request)
-        join(bias.word, readout.bias_word)
+        m.submodules.bias_words = bias_words = RegisterSlice(bias.word.payload.shape(), full=False)
+        join(bias.word, bias_words.source)
+        join(bias_words.sink, readout.bias_word)
         join(readout.bias_clear, bias.clear)
-        join(readout.groups, output.groups)
+        m.submodules.groups = groups = RegisterSlice(group_layout(c))
+        join(readout.groups, groups.source)
+        join(groups.sink, output.groups)
         join(output.beats, flip(self.out))
 
         # a run's work is over when every batch tile that the bitmap builder announced has left the array

@@ -8,8 +8,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.config import EngineConfig
-from hw.memory import bits_for
 from hw.registers import COUNTERS_32, COUNTERS_64
 
 LIFETIME = ("LOAD_CYCLES", "READOUT_CYCLES")

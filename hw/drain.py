@@ -9,10 +9,11 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.compactor import job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
-from hw.memory import bits_for, write_layout
+from hw.memory import write_layout
 from hw.requantizer import Requantizer, requantized_layout
 
 
@@ -62,11 +63,14 @@ class Drain(wiring.Component):
         tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
         exists, take, last = Signal(), Signal(), Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
-        m.d.comb += self.ready.eq((tiles_open != self.tiles) & (spacing == 0))
+        # both conditions come from registers; room that a tile leaves is seen a cycle later
+        spaced, room = Signal(init=1), Signal(init=1)
+        m.d.comb += self.ready.eq(spaced & room)
+        m.d.sync += room.eq(tiles_open + self.jobs.valid < self.tiles)
         with m.If(self.jobs.valid):
-            m.d.sync += spacing.eq(c.R - 1)
-        with m.Elif(spacing != 0):
-            m.d.sync += spacing.eq(spacing - 1)
+            m.d.sync += [spacing.eq(c.R - 1), spaced.eq(c.R == 1)]
+        with m.Elif(~spaced):
+            m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
         m.d.comb += [
             exists.eq(index < job.columns),
             self.dx.valid.eq(rows.r_rdy & jobs.r_rdy & ~job.hidden & exists),

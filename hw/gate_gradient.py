@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import requantize, saturate
+from hw.arithmetic import bits_for, popcount, round_half_even, saturate
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.formats import FixedPoint
-from hw.memory import bits_for
 from hw.multiplier import Multiplier
+
+PRODUCT_LATENCY = Multiplier.latency + 2
+"""Cycles from a product's operands to its rounded value: multiplier, minuend, rounding."""
 
 OPERATIONS_PER_UNIT = 16
 """Products of one hidden unit and lane; four classes of four that share a multiplier's operand widths."""
@@ -122,9 +124,14 @@ class GateGradientUnit(wiring.Component):
             for name, (p, slot) in list(pending.items()):
                 if p.a in ready and p.b in ready:
                     issue[name] = max(ready[p.a], ready[p.b])
-                    # multiplier registers, then the landing register, must be full when a macro-stage ends
-                    ready[name] = issue[name] + -(-(slot + Multiplier.latency + 2) // self.period)
+                    # the landing register behind multiplier, minuend and rounding must be full when a macro-stage ends
+                    ready[name] = issue[name] + -(-(slot + PRODUCT_LATENCY + 2) // self.period)
                     del pending[name]
+        # squares wait with their operands, which are kept for other products anyway, until just before they are needed
+        for square in _SQUARES:
+            (use,) = [p.name for p in _GATES if p.b == square.name]
+            slack = issue[use] - ready[square.name]
+            issue[square.name], ready[square.name] = issue[square.name] + slack, ready[square.name] + slack
         self.issue, self.ready = issue, ready
         self.out_stage = max(ready[n] for n in ("dz_i", "dz_f", "dz_g", "dz_o", "dc_out"))
 
@@ -251,45 +258,75 @@ class GateGradientUnit(wiring.Component):
         phase: Value,
     ) -> None:
         """One multiplier for `products`, one a cycle of the macro-stage, each rounded into its landing register."""
-        a_width = max(self._format(p.a).width for p in products)
-        b_width = max(self._format(p.b).width for p in products)
-        multiplier = Multiplier(a_width, b_width)
+        formats = [(self._format(p.a), self._format(p.b), self._format(p.name)) for p in products]
+        multiplier = Multiplier(max(a.width for a, _, _ in formats), max(b.width for _, b, _ in formats))
         m.submodules[name] = multiplier
         m.d.comb += multiplier.enable.eq(advance)
+        # all products of the group are rounded at one place, so those with less to lose move up
+        lost = [a.fraction + b.fraction - target.fraction for a, b, target in formats]
+        shift = max(lost)
+        minuends: list[Value] = []
         for slot, p in enumerate(products):
             a, b = at(p.a, lane, self.issue[p.name]), at(p.b, lane, self.issue[p.name])
             with m.If(phase == slot):
                 m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
-            fraction = self._format(p.a).fraction + self._format(p.b).fraction
-            exact: Value = multiplier.p
+            target = self._format(p.name)
             if p.minus_from == "one":
-                exact = (1 << fraction) - exact
+                minuends.append(Const(1 << target.fraction + shift))
             elif p.minus_from is not None:
                 operand = at(p.minus_from, lane, self.issue[p.name])
-                kept = operand
-                for n in range(Multiplier.latency):
-                    held = Signal.like(operand, name=f"{p.name}_{lane}_minuend_{n}", reset_less=True)
-                    with m.If(advance):
-                        m.d.sync += held.eq(kept)
-                    kept = held
-                exact = (kept << (fraction - self._format(p.minus_from).fraction)) - exact
-            target = self._format(p.name)
-            result, saturated = requantize(m, exact, fraction, target, f"{p.name}_{lane}_result")
+                minuends.append(operand << (target.fraction - self._format(p.minus_from).fraction + shift))
+            else:
+                minuends.append(Const(0))
+
+        def in_phase(choices: list[Value], delay: int) -> Value:
+            """The choice of the product that is `delay` cycles behind its issue."""
+            result = choices[0]
+            for slot, choice in enumerate(choices[1:], 1):
+                result = Mux(phase == (slot + delay) % self.period, choice, result)
+            return result
+
+        def register(value: Value, suffix: str) -> Signal:
+            signal = Signal(value.shape(), name=f"{name}_{suffix}", reset_less=True)
+            with m.If(advance):
+                m.d.sync += signal.eq(value)
+            return signal
+
+        delay = Multiplier.latency
+        product = in_phase([multiplier.p << (shift - n) for n in lost], delay)
+        if any(p.minus_from is not None for p in products):
+            minuend = in_phase(minuends, 0)
+            for n in range(delay):
+                minuend = register(minuend, f"minuend_{n}")
+            negative = in_phase([Const(int(p.minus_from is not None)) for p in products], delay)
+            # minuend - product is minuend + ~product + 1: one carry chain for both kinds
+            product = minuend + (product ^ Cat(negative.replicate(len(product))).as_signed()) + negative
+        exact = register(product, "exact")
+        rounded = register(round_half_even(exact, shift), "rounded")
+        results = {width: saturate(rounded, width) for width in {target.width for _, _, target in formats}}
+        for slot, p in enumerate(products):
             landed, flag = values[f"{p.name}.landed", lane]
-            with m.If(advance & (phase == (slot + Multiplier.latency) % self.period)):
-                m.d.sync += [landed.eq(result), flag.eq(saturated)]
+            clipped, saturated = results[self._format(p.name).width]
+            with m.If(advance & (phase == (slot + PRODUCT_LATENCY) % self.period)):
+                m.d.sync += [landed.eq(clipped), flag.eq(saturated)]
 
     def _count(self, m: Module, at: Any, flags: Any, valid: list[Signal], strobe: Value) -> None:
         """Popcounts of the flags, once a macro-stage, in the stage where their values became ready."""
+        counted = strobe
         for kind, activation in (("gate", False), ("factor", True)):
             bits = []
             for (name, lane), flag in flags.items():
                 if (self._format(name) is self.config.formats.activation) == activation:
                     stage = self.ready[name]
-                    bits.append(flag & valid[stage] & at("lane_valid", lane, stage))
-            vector = Signal(len(bits), name=f"{kind}_saturated_flags")
-            m.d.sync += vector.eq(Cat(*bits))
-            total = sum((vector[n] for n in range(1, len(bits))), start=vector[0])
-            m.d.sync += self.saturated.payload[kind].eq(total)
-        counted = Signal()
-        m.d.sync += [counted.eq(strobe), self.saturated.valid.eq(counted)]
+                    bit = Signal(name=f"{name}_{lane}_counts")
+                    m.d.sync += bit.eq(flag & valid[stage] & at("lane_valid", lane, stage))
+                    bits.append(bit)
+            # both kinds leave together: the one of fewer flags is padded to the tree of the other
+            most = len(flags)
+            total, latency = popcount(m, bits + [Const(0)] * (most - len(bits)), f"{kind}_saturated")
+            m.d.comb += self.saturated.payload[kind].eq(total)
+        for n in range(latency + 1):
+            later = Signal(name=f"counted_{n}")
+            m.d.sync += later.eq(counted)
+            counted = later
+        m.d.comb += self.saturated.valid.eq(counted)

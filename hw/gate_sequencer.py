@@ -8,11 +8,13 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_input_layout
-from hw.memory import bits_for, write_layout
-from hw.run import is_last, run_layout
+from hw.loop_counter import LoopCounter
+from hw.memory import write_layout
+from hw.run import run_layout
 from hw.state_store import lanes_layout, state_layout
 
 
@@ -66,18 +68,20 @@ class GateSequencer(wiring.Component):
         first_step, slot, last_tile = Signal(), Signal(), Signal()
         slots_used, tiles_open = Signal(2), Signal(bits_for(c.batch_tiles))
         requested, unit, column = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal(range(c.max_I))
-        cell_unit = Signal(range(c.max_H))
+        # the cells of a batch tile leave the unit when the next one's records go in: they have their own counters
+        cell_unit, cell_tile = LoopCounter(m, run.end.H, "cell_unit"), LoopCounter(m, run.end.batch_tiles, "cell_tile")
+        cell_base = Signal(range(self.state_depth))
         tile_base, input_base = Signal(range(self.state_depth)), Signal(range(self.input_depth))
         lane_valid, lane_count = Signal(c.C), Signal(bits_for(c.C))
         starting = Signal()
         m.d.comb += [
-            last_tile.eq(is_last(batch_tile, run.batch_tiles)),
+            last_tile.eq(batch_tile == run.end.batch_tiles),
             lane_count.eq(Mux(last_tile, run.last_lanes, c.C)),
             lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)])),
             input_base.eq(Mux(slot, self.input_depth // 2, 0)),
             self.tile.payload.eq(slot),
             self.state_request.payload.eq(tile_base + requested),
-            self.cell_write.payload.address.eq(tile_base + cell_unit),
+            self.cell_write.payload.address.eq(cell_base + cell_unit.value),
             self.cell_write.payload.word.eq(self.cells.payload),
             self.cell_write.valid.eq(self.cells.valid),
         ]
@@ -92,10 +96,12 @@ class GateSequencer(wiring.Component):
                 inputs.dh[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dh[n], 0)),
                 inputs.dc[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dc[n], 0)),
             ]
-        # the cells of a batch tile leave the unit after its last record went in: their own unit counter
         with m.If(self.cells.valid):
-            m.d.sync += cell_unit.eq(Mux(is_last(cell_unit, run.H), 0, cell_unit + 1))
-        cells_open = Signal(bits_for(c.max_H))
+            cell_unit.advance()
+            with m.If(cell_unit.at_end):
+                cell_tile.advance()
+                m.d.sync += cell_base.eq(Mux(cell_tile.at_end, 0, cell_base + c.max_H))
+        cells_open = Signal(bits_for(2 * c.max_H))
         m.d.sync += cells_open.eq(cells_open + (self.gate_inputs.valid & self.gate_inputs.ready) - self.cells.valid)
         m.d.sync += [
             slots_used.eq(slots_used + starting - self.step_done),
@@ -107,8 +113,8 @@ class GateSequencer(wiring.Component):
                 with m.If(self.start):
                     m.d.sync += [step.eq(run.T - 1), batch_tile.eq(0), first_step.eq(1), tile_base.eq(0), slot.eq(0)]
                     m.next = "WAIT"
-            with m.State("WAIT"):  # for a free slot, a complete dh_rec and an idle bitmap builder
-                may_start = (slots_used != 2) & (tiles_open != run.batch_tiles) & (cells_open == 0)
+            with m.State("WAIT"):  # for a free slot, a complete dh_rec and room in the queue of batch tiles
+                may_start = (slots_used != 2) & (tiles_open != run.batch_tiles)
                 m.d.comb += [self.tile.valid.eq(may_start), starting.eq(may_start & self.tile.ready)]
                 m.d.sync += [requested.eq(0), unit.eq(0), column.eq(0)]
                 with m.If(starting):
@@ -129,7 +135,7 @@ class GateSequencer(wiring.Component):
                     m.d.sync += requested.eq(requested + 1)
                 with m.If(take):
                     m.d.sync += unit.eq(unit + 1)
-                    with m.If(is_last(unit, run.H)):
+                    with m.If(unit == run.end.H):
                         m.next = "X"
             with m.State("X"):  # x into the input store
                 m.d.comb += [
@@ -140,11 +146,12 @@ class GateSequencer(wiring.Component):
                 ]
                 with m.If(self.x.valid):
                     m.d.sync += column.eq(column + 1)
-                    with m.If(is_last(column, run.I)):
+                    with m.If(column == run.end.I):
                         m.d.comb += self.inputs_done.eq(1)
                         m.next = "NEXT"
-            with m.State("NEXT"):  # on to the next batch tile once its predecessor's cells are stored
-                with m.If(cells_open == 0):
+            with m.State("NEXT"):  # on to the next batch tile; after the last one, until all cells are stored
+                finishes = last_tile & (step == 0)
+                with m.If(~finishes | (cells_open == 0)):
                     m.d.sync += [
                         slot.eq(~slot),
                         batch_tile.eq(Mux(last_tile, 0, batch_tile + 1)),
@@ -153,7 +160,7 @@ class GateSequencer(wiring.Component):
                     m.next = "WAIT"
                     with m.If(last_tile):
                         m.d.sync += [first_step.eq(0), step.eq(step - 1)]
-                        with m.If(step == 0):
-                            m.d.comb += self.done.eq(1)
-                            m.next = "IDLE"
+                    with m.If(finishes):
+                        m.d.comb += self.done.eq(1)
+                        m.next = "IDLE"
         return m

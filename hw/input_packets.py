@@ -13,12 +13,13 @@ from amaranth.lib.wiring import In, Out
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.flow import Flow
 from hw.gate_sequencer import record_layout
-from hw.memory import bits_for, write_layout
+from hw.loop_counter import LoopCounter
+from hw.memory import write_layout
 from hw.operand_fetch import weight_word_layout
 from hw.packets import RECORD_VECTORS, PacketKind
 from hw.packing import Unpacker, beat_layout
 from hw.registers import ErrorCode
-from hw.run import is_last, run_layout
+from hw.run import run_layout
 from hw.state_store import lanes_layout
 
 
@@ -97,11 +98,13 @@ class InputPackets(wiring.Component):
                     short.eq(word.payload.short),
                     unit.flush.eq(section_end),
                 ]
-        bad_length = Signal()
+        bad_length, fault = Signal(), Signal(Shape.cast(ErrorCode))
+        m.d.sync += [self.error.valid.eq(fault != ErrorCode.NONE), self.error.payload.eq(fault)]
         m.d.comb += bad_length.eq(taken & (short | Mux(packet_end, ~last, Mux(section_end, last, last & beat_end))))
 
         kind, ended, open_ = Signal(PacketKind), Signal(), Signal()
         header, sent = Signal(), Signal()  # header: the next beat is one
+        is_tape, known = Signal(), Signal()
         m.d.comb += [sent.eq(self.beats.valid & self.beats.ready), self.open.eq(open_)]
         still_open = Signal()
         m.d.comb += still_open.eq(Mux(sent, ~self.beats.payload.last, open_))
@@ -110,14 +113,16 @@ class InputPackets(wiring.Component):
             # no beat behind the packet's last may enter its body
             m.d.sync += ended.eq(self.beats.payload.last & ~header)
 
-        unit_index, gate = Signal(range(c.max_H)), Signal(2)
-        tile, step, batch_tile = Signal(range(c.tiles)), Signal(range(c.max_T)), Signal(range(c.batch_tiles))
-        word_index, bit = Signal(range(c.bitmap_words)), Signal(range(BITMAP_WORD))
-        column, second = Signal(range(c.max_I)), Signal()
+        def loop(end: Any, name: str) -> LoopCounter:
+            return LoopCounter(m, end, name)
+
+        unit_index, word_index = loop(run.end.H, "unit_index"), loop(run.end.bitmap_words, "word_index")
+        x_tile, h_tile, tile = (loop(run.end[f"{n}tiles"], f"{n}tile") for n in ("x_", "h_", ""))
+        step, batch_tile = loop(run.end.T, "step"), loop(run.end.batch_tiles, "batch_tile")
+        column = loop(run.end.I, "column")
+        loops = (unit_index, word_index, x_tile, h_tile, tile, step, batch_tile, column)
+        gate, bit, second = Signal(2), Signal(range(BITMAP_WORD)), Signal()
         tile_base, state_base = Signal(range(c.weight_words + c.gate_rows)), Signal(range(c.batch_tiles * c.max_H))
-        counters = (unit_index, gate, tile, step, batch_tile, word_index, bit, column, second, state_base)
-        run_tiles = Signal(bits_for(c.tiles))
-        m.d.comb += run_tiles.eq(run.x_tiles + run.h_tiles)
 
         def elements(value: Value, count: int, width: int) -> list[Value]:
             return [value[n * e : n * e + width].as_signed() for n in range(count)]
@@ -129,18 +134,18 @@ class InputPackets(wiring.Component):
         bits_word = units["word"].words.payload.data
         storage_tile = Signal(range(c.tiles))  # h tiles have fixed places behind those of the largest I
         m.d.comb += [
-            storage_tile.eq(Mux(tile < run.x_tiles, tile, tile - run.x_tiles + c.x_tiles)),
-            self.weight_write.payload.address.eq(tile_base + Cat(gate, unit_index)),
+            storage_tile.eq(Mux(tile.value < run.x_tiles, tile.value, tile.value - run.x_tiles + c.x_tiles)),
+            self.weight_write.payload.address.eq(tile_base + Cat(gate, unit_index.value)),
             *[
                 self.weight_write.payload.word[n].eq(v)
                 for n, v in enumerate(elements(columns_word, c.R, c.formats.weight.width))
             ],
             self.block_write.payload.word.eq(bits_word),
-            self.block_write.payload.address.eq(storage_tile * c.bitmap_words + word_index),
+            self.block_write.payload.address.eq(storage_tile * c.bitmap_words + word_index.value),
             self.column_write.payload.word.eq(bits_word.bit_select(bit, 1)),
-            self.column_write.payload.address.eq(step * c.tiles + storage_tile),
-            self.hidden_write.payload.address.eq(state_base + unit_index),
-            self.cell_write.payload.address.eq(state_base + unit_index),
+            self.column_write.payload.address.eq(step.value * c.tiles + storage_tile),
+            self.hidden_write.payload.address.eq(state_base + unit_index.value),
+            self.cell_write.payload.address.eq(state_base + unit_index.value),
         ]
         for n, v in enumerate(elements(lanes_word, c.C, c.formats.gradient.width)):
             m.d.comb += [self.hidden_write.payload.word[n].eq(v), self.cell_write.payload.word[n].eq(v)]
@@ -163,32 +168,39 @@ class InputPackets(wiring.Component):
                 with m.If(still_open & ~self.resync):
                     m.next = "RESYNC"
 
-        last_batch_tile = is_last(batch_tile, run.batch_tiles)
         with m.FSM() as fsm:
             with m.State("HEADER"):  # between packets
-                requested = Signal(8)
+                word = self.beats.payload.data
+                m.d.comb += header.eq(1)
+                m.d.sync += [
+                    kind.eq(word[:8]),
+                    is_tape.eq(word[:8] == PacketKind.TAPE),
+                    known.eq((word[:8] >= min(PacketKind)) & (word[:8] <= max(PacketKind)) & ~word[8:32].any()),
+                    *[s.eq(0) for s in (gate, bit, second, state_base)],
+                ]
+                for each in loops:
+                    each.clear()
+                with m.If(self.beats.valid):
+                    m.next = "KIND"
+                leave()
+            with m.State("KIND"):  # takes the header, now that registers know its kind, when that kind may come
                 m.d.comb += [
                     header.eq(1),
-                    requested.eq(self.beats.payload.data[:8]),
+                    self.beats.ready.eq(self.sizes_ready & (self.running | ~is_tape | ~known)),
                 ]
-                is_tape = requested == PacketKind.TAPE
-                known = (requested >= min(PacketKind)) & (requested <= max(PacketKind))
-                clean = ~self.beats.payload.data[8:32].any()
-                m.d.comb += self.beats.ready.eq(self.sizes_ready & (self.running | ~is_tape | ~clean))
-                m.d.sync += [kind.eq(requested), *[s.eq(0) for s in counters]]
-                m.d.sync += tile_base.eq(Mux(requested == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0))
+                m.d.sync += tile_base.eq(Mux(kind == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0))
                 with m.If(sent):
-                    with m.If(~known | ~clean | (self.running & ~is_tape)):
-                        m.d.comb += [self.error.valid.eq(1), self.error.payload.eq(ErrorCode.PACKET_KIND)]
+                    with m.If(~known | (self.running & ~is_tape)):
+                        m.d.comb += fault.eq(ErrorCode.PACKET_KIND)
                         m.next = "DISCARD"
                     with m.Elif(self.sizes_bad):
-                        m.d.comb += [self.error.valid.eq(1), self.error.payload.eq(ErrorCode.BAD_SIZE)]
+                        m.d.comb += fault.eq(ErrorCode.BAD_SIZE)
                         m.next = "DISCARD"
                     with m.Elif(self.beats.payload.last):
-                        m.d.comb += [self.error.valid.eq(1), self.error.payload.eq(ErrorCode.PACKET_LENGTH)]
+                        m.d.comb += fault.eq(ErrorCode.PACKET_LENGTH)
                         m.next = "DISCARD"
                     with m.Else():
-                        with m.Switch(requested):
+                        with m.Switch(kind):
                             with m.Case(PacketKind.WEIGHT_X, PacketKind.WEIGHT_H):
                                 m.next = "WEIGHTS"
                             with m.Case(PacketKind.BLOCK_MASK):
@@ -201,20 +213,22 @@ class InputPackets(wiring.Component):
                                 m.next = "GATES"
                 leave()
             with m.State("WEIGHTS"):  # 4H rows of column vectors
+                end_tile = Mux(kind == PacketKind.WEIGHT_X, x_tile.at_end, h_tile.at_end)
                 m.d.comb += [
                     selected["columns"].eq(1),
                     units["columns"].words.ready.eq(1),
                     self.weight_write.valid.eq(taken),
+                    section_end.eq(end_tile & unit_index.at_end & (gate == 3)),
+                    packet_end.eq(section_end),
                 ]
-                end_tile = is_last(tile, Mux(kind == PacketKind.WEIGHT_X, run.x_tiles, run.h_tiles))
-                end_unit = is_last(unit_index, run.H)
-                m.d.comb += [section_end.eq(end_tile & end_unit & (gate == 3)), packet_end.eq(section_end)]
                 with m.If(taken):
-                    m.d.sync += [tile.eq(tile + 1), tile_base.eq(tile_base + c.gate_rows)]
+                    m.d.sync += tile_base.eq(tile_base + c.gate_rows)
+                    x_tile.advance()
+                    h_tile.advance()
                     with m.If(end_tile):
-                        m.d.sync += [tile.eq(0), unit_index.eq(Mux(end_unit, 0, unit_index + 1))]
                         m.d.sync += tile_base.eq(Mux(kind == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0))
-                        with m.If(end_unit):
+                        unit_index.advance()
+                        with m.If(unit_index.at_end):
                             m.d.sync += gate.eq(gate + 1)
                 leave()
             with m.State("BLOCKS"):  # a bitmap of the gate rows a tile
@@ -222,73 +236,71 @@ class InputPackets(wiring.Component):
                     selected["word"].eq(1),
                     units["word"].words.ready.eq(1),
                     self.block_write.valid.eq(taken),
+                    section_end.eq(word_index.at_end & tile.at_end),
+                    packet_end.eq(section_end),
                 ]
-                end_word = is_last(word_index, run.bitmap_words)
-                m.d.comb += [section_end.eq(end_word & is_last(tile, run_tiles)), packet_end.eq(section_end)]
                 with m.If(taken):
-                    m.d.sync += word_index.eq(Mux(end_word, 0, word_index + 1))
-                    with m.If(end_word):
-                        m.d.sync += tile.eq(tile + 1)
+                    word_index.advance()
+                    with m.If(word_index.at_end):
+                        tile.advance()
                 leave()
             with m.State("COLUMNS"):  # a bitmap of the tiles a step, written bit by bit
-                end_tile_bit = is_last(tile, run_tiles)
-                end_step = is_last(step, run.T)
                 m.d.comb += [
                     selected["word"].eq(1),
-                    units["word"].words.ready.eq(end_tile_bit | (bit == BITMAP_WORD - 1)),
+                    units["word"].words.ready.eq(tile.at_end | (bit == BITMAP_WORD - 1)),
                     self.column_write.valid.eq(units["word"].words.valid),
-                    section_end.eq(end_tile_bit & end_step),
+                    section_end.eq(tile.at_end & step.at_end),
                     packet_end.eq(section_end),
                 ]
                 with m.If(self.column_write.valid):
-                    m.d.sync += [bit.eq(Mux(end_tile_bit, 0, bit + 1)), tile.eq(Mux(end_tile_bit, 0, tile + 1))]
-                    with m.If(end_tile_bit):
-                        m.d.sync += step.eq(step + 1)
+                    m.d.sync += bit.eq(Mux(tile.at_end, 0, bit + 1))
+                    tile.advance()
+                    with m.If(tile.at_end):
+                        step.advance()
                 leave()
             with m.State("SEEDS"):  # dh, dc of each hidden unit of each batch tile
-                end_unit = is_last(unit_index, run.H)
                 m.d.comb += [
                     selected["lanes"].eq(1),
                     units["lanes"].words.ready.eq(1),
                     self.hidden_write.valid.eq(taken & ~second),
                     self.cell_write.valid.eq(taken & second),
-                    section_end.eq(second & end_unit & last_batch_tile),
+                    section_end.eq(second & unit_index.at_end & batch_tile.at_end),
                     packet_end.eq(section_end),
                 ]
                 with m.If(taken):
                     m.d.sync += second.eq(~second)
                     with m.If(second):
-                        m.d.sync += unit_index.eq(Mux(end_unit, 0, unit_index + 1))
-                        with m.If(end_unit):
-                            m.d.sync += [batch_tile.eq(batch_tile + 1), state_base.eq(state_base + c.max_H)]
+                        unit_index.advance()
+                        with m.If(unit_index.at_end):
+                            m.d.sync += state_base.eq(state_base + c.max_H)
+                            batch_tile.advance()
                 leave()
             with m.State("GATES"):  # records of a batch tile
                 m.d.comb += [
                     selected["record"].eq(1),
                     units["record"].words.ready.eq(self.records.ready | short),
                     self.records.valid.eq(units["record"].words.valid & ~short),
-                    section_end.eq(is_last(unit_index, run.H)),
+                    section_end.eq(unit_index.at_end),
                 ]
                 with m.If(taken):
-                    m.d.sync += unit_index.eq(Mux(section_end, 0, unit_index + 1))
+                    unit_index.advance()
                     with m.If(section_end):
                         m.next = "X"
                 leave()
             with m.State("X"):  # inputs of a batch tile
-                end_run = last_batch_tile & is_last(step, run.T)
                 m.d.comb += [
                     selected["lanes"].eq(1),
                     units["lanes"].words.ready.eq(self.x.ready | short),
                     self.x.valid.eq(units["lanes"].words.valid & ~short),
-                    section_end.eq(is_last(column, run.I)),
-                    packet_end.eq(section_end & end_run),
+                    section_end.eq(column.at_end),
+                    packet_end.eq(column.at_end & batch_tile.at_end & step.at_end),
                 ]
                 with m.If(taken):
-                    m.d.sync += column.eq(Mux(section_end, 0, column + 1))
+                    column.advance()
                     with m.If(section_end):
-                        m.d.sync += batch_tile.eq(Mux(last_batch_tile, 0, batch_tile + 1))
-                        with m.If(last_batch_tile):
-                            m.d.sync += step.eq(step + 1)
+                        batch_tile.advance()
+                        with m.If(batch_tile.at_end):
+                            step.advance()
                         m.next = "GATES"
                 leave()
             with m.State("DISCARD"):  # after a fault, until the soft reset
@@ -308,5 +320,5 @@ class InputPackets(wiring.Component):
         with m.If(accepting):
             m.d.comb += self.beats.ready.eq(beat_ready)
         with m.If(bad_length):
-            m.d.comb += [self.error.valid.eq(1), self.error.payload.eq(ErrorCode.PACKET_LENGTH)]
+            m.d.comb += fault.eq(ErrorCode.PACKET_LENGTH)
         return m

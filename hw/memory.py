@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Shape, Signal
+from amaranth.hdl import Module, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.block_memory import BlockMemory
 from hw.flow import Flow
 
 
@@ -21,10 +21,10 @@ class StreamMemory(wiring.Component):
     """A memory with one write port and one read port, both streams.
 
     `write` is always ready.  A `request` (address) is answered on `word`, in order, `latency` = 2 cycles later at the
-    earliest; one a cycle, stalled by `word.ready`.  A word written in the cycle of its request reads as the old one.
+    earliest; one a cycle, stalled by `word.ready`.  A word written in the cycle of its request reads as anything.
     """
 
-    latency = 2
+    latency = BlockMemory.latency
 
     def __init__(self, shape: Any, depth: int) -> None:
         self.shape, self.depth = shape, depth
@@ -38,28 +38,23 @@ class StreamMemory(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.memory = memory = Memory(shape=self.shape, depth=self.depth, init=[])
-        write_port, read_port = memory.write_port(), memory.read_port()
+        m.submodules.memory = memory = BlockMemory(Shape.cast(self.shape).width, self.depth)
         read_valid, read_ready = Signal(), Signal()
         out_ready = Signal()
         m.d.comb += [
-            write_port.en.eq(self.write.valid),
-            write_port.addr.eq(self.write.payload.address),
-            write_port.data.eq(self.write.payload.word),
+            memory.write_enable.eq(self.write.valid),
+            memory.write_address.eq(self.write.payload.address),
+            memory.write_data.eq(Value.cast(self.write.payload.word)),
             out_ready.eq(~self.word.valid | self.word.ready),
             read_ready.eq(~read_valid | out_ready),
             self.request.ready.eq(read_ready),
-            read_port.addr.eq(self.request.payload),
-            read_port.en.eq(read_ready),
+            memory.read_address.eq(self.request.payload),
+            memory.read_enable.eq(read_ready),
+            memory.output_enable.eq(out_ready),
+            Value.cast(self.word.payload).eq(memory.read_data),
         ]
         with m.If(read_ready):
             m.d.sync += read_valid.eq(self.request.valid)
         with m.If(out_ready):
-            # the output register: block memories are slow without it
-            m.d.sync += [self.word.valid.eq(read_valid), self.word.payload.eq(read_port.data)]
+            m.d.sync += self.word.valid.eq(read_valid)
         return m
-
-
-def bits_for(maximum: int) -> Shape:
-    """Unsigned shape that holds 0 to `maximum`."""
-    return Shape.cast(range(maximum + 1))

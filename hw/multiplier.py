@@ -1,4 +1,4 @@
-"""The signed multiplier with its own input and output registers: the cell that a target may replace."""
+"""The signed multiplier with its own input and output registers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
+
+from hw.cells import cells_of
 
 
 class Multiplier(wiring.Component):
@@ -29,6 +31,10 @@ class Multiplier(wiring.Component):
         self.a_width, self.b_width = a_width, b_width
 
     def elaborate(self, platform: Any) -> Module:
+        cells = cells_of(platform)
+        return (cells and cells.multiplier(self)) or self._portable()
+
+    def _portable(self) -> Module:
         m = Module()
         a_register = Signal(signed(self.a_width), reset_less=True)
         b_register = Signal(signed(self.b_width), reset_less=True)

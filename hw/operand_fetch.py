@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Module, Signal, signed
+from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFO, SyncFIFOBuffered
+from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.compactor import index_layout, job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
-from hw.memory import bits_for, write_layout
+from hw.memory import write_layout
+from hw.register_slice import RegisterSlice
 from hw.systolic_array import gradient_latency, operand_layout
 
 
@@ -33,11 +35,11 @@ class OperandFetch(wiring.Component):
     Per index: `row_request` for dz', and `weight_request` (error) or `gradient_request` (gradient dataflow); answers
     come in order after any time.  The first operand of a gradient job waits for `inputs_loaded`, the last one of an
     error job for `drain_ready`, and then announces its tile on `drain_jobs`.  New dW words (`partial_sums`) are written
-    back in order; a job with `fence` waits until all older ones are.  `latency` = 3 cycles from an index to its
+    back in order; a job with `fence` waits until all older ones are.  `latency` = 4 cycles from an index to its
     operand, with stores of 2 cycles.
     """
 
-    latency = 3
+    latency = 4
     in_flight = 8
 
     def __init__(self, config: EngineConfig) -> None:
@@ -73,40 +75,51 @@ class OperandFetch(wiring.Component):
         m = Module()
         c, rate = self.config, self.config.gate_rows_per_cycle
         groups = c.gate_rows // rate
-        index, job = self.indices.payload, self.indices.payload.job
 
-        # ask
+        # addresses
         meta_layout = data.StructLayout(
             {"index": index_layout(c), "address": range(c.weight_words), "macs": bits_for(c.R * c.C)}
         )
+        ask_layout = data.StructLayout({"meta": meta_layout, "row": range(2 * groups)})
+        m.submodules.asked = asked = RegisterSlice(ask_layout)
+        new, new_job = self.indices.payload, self.indices.payload.job
+        coming = asked.source.payload
+        m.d.comb += [
+            asked.source.valid.eq(self.indices.valid),
+            self.indices.ready.eq(asked.source.ready),
+            coming.meta.index.eq(new),
+            coming.meta.address.eq(new_job.tile * c.gate_rows + new.q),
+            coming.meta.macs.eq(new_job.columns * new_job.lanes),
+            coming.row.eq(new.q // rate + Mux(new_job.slot, groups, 0)),
+        ]
+
+        # ask
+        ask = asked.sink.payload
+        index, job = ask.meta.index, ask.meta.index.job
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=self.in_flight)
-        meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
+        meta = data.View(meta_layout, meta_fifo.r_data)
         in_array = Signal(range(gradient_latency(c) + 2 * self.in_flight))
-        address, needs_weight, needs_gradient = Signal(range(c.weight_words)), Signal(), Signal()
+        needs_weight, needs_gradient = Signal(), Signal()
         issue = Signal()
         m.d.comb += [
-            address.eq(job.tile * c.gate_rows + index.q),
             needs_weight.eq(~job.gradient & ~index.empty),
             needs_gradient.eq(job.gradient & ~index.empty),
             issue.eq(
-                self.indices.valid
+                asked.sink.valid
                 & meta_fifo.w_rdy
                 & (self.row_request.ready | index.empty)
                 & (self.weight_request.ready | ~needs_weight)
                 & (self.gradient_request.ready | ~needs_gradient)
                 & ~(job.fence & index.first & (in_array != 0))
             ),
-            self.indices.ready.eq(issue),
+            asked.sink.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
-            self.row_request.payload.eq(index.q // rate + (job.slot * groups)),
+            self.row_request.payload.eq(ask.row),
             self.weight_request.valid.eq(issue & needs_weight),
-            self.weight_request.payload.eq(address),
+            self.weight_request.payload.eq(ask.meta.address),
             self.gradient_request.valid.eq(issue & needs_gradient),
-            self.gradient_request.payload.eq(address),
-            meta_in.index.eq(index),
-            meta_in.address.eq(address),
-            meta_in.macs.eq(job.columns * job.lanes),
-            meta_fifo.w_data.eq(meta_in),
+            self.gradient_request.payload.eq(ask.meta.address),
+            meta_fifo.w_data.eq(ask.meta),
             meta_fifo.w_en.eq(issue),
         ]
 
@@ -153,7 +166,7 @@ class OperandFetch(wiring.Component):
 
         # write back: the array keeps the order, so the addresses wait in a queue
         back_layout = data.StructLayout({"address": range(c.weight_words), "write": 1})
-        m.submodules.back = back = SyncFIFO(width=back_layout.size, depth=gradient_latency(c) + 4)
+        m.submodules.back = back = SyncFIFOBuffered(width=back_layout.size, depth=gradient_latency(c) + 4)
         back_in, back_out = Signal(back_layout), data.View(back_layout, back.r_data)
         m.d.comb += [
             back_in.address.eq(meta.address),
@@ -164,7 +177,7 @@ class OperandFetch(wiring.Component):
             self.gradient_write.valid.eq(self.partial_sums.valid & back_out.write),
             self.gradient_write.payload.address.eq(back_out.address),
             self.gradient_write.payload.word.eq(self.partial_sums.payload),
-            self.idle.eq((meta_fifo.level == 0) & (in_array == 0)),
+            self.idle.eq((meta_fifo.level == 0) & (in_array == 0) & ~asked.sink.valid),
         ]
         m.d.sync += in_array.eq(in_array + (issue & job.gradient) - self.partial_sums.valid)
         return m

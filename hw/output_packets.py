@@ -5,15 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import stream, wiring
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD, EngineConfig
-from hw.memory import bits_for
 from hw.packets import STATISTICS_WORDS
 from hw.packing import Packer, beat_layout
 from hw.readout import EXACT_BITS, SHORT_BITS, Section, group_elements, group_layout
-from hw.run import is_last, run_layout
+from hw.register_slice import RegisterSlice
+from hw.run import run_layout
 from hw.state_store import lanes_layout, state_layout
 
 
@@ -56,17 +57,31 @@ class OutputPackets(wiring.Component):
         for w, packer in packers.items():
             m.submodules[f"pack_{w}"] = packer
 
-        # fill: one section at a time goes into the packer of its width
-        selected, word_valid, word_ready = Signal(range(widths[-1] + 1)), Signal(), Signal()
+        # fill: one section at a time goes into the packer of its width, behind a slice that keeps both sides apart
+        number = {w: n for n, w in enumerate(widths)}
+        selected, word_valid, word_ready = Signal(range(len(widths))), Signal(), Signal()
         word, word_last, filled = Signal(widths[-1]), Signal(), Signal()
         beat = Signal(beat_layout(c.stream_width))
         beat_valid, beat_ready, section_sent = Signal(), Signal(), Signal()
+        word_layout = data.StructLayout({"data": len(word), "last": 1, "packer": selected.shape()})
+        m.submodules.words = words = RegisterSlice(word_layout)
+        chosen_word, packing = words.source.payload, words.sink.payload
+        m.d.comb += [
+            words.source.valid.eq(word_valid & ~filled),
+            word_ready.eq(words.source.ready & ~filled),
+            chosen_word.data.eq(word),
+            chosen_word.last.eq(word_last),
+            chosen_word.packer.eq(selected),
+        ]
+        emptying = Signal.like(selected)  # the packer stays chosen while its last beats leave
+        with m.If(words.sink.valid):
+            m.d.sync += emptying.eq(packing.packer)
         for w, packer in packers.items():
-            m.d.comb += [packer.words.payload.data.eq(word), packer.words.payload.last.eq(word_last)]
-            with m.If(selected == w):
+            m.d.comb += [packer.words.payload.data.eq(packing.data), packer.words.payload.last.eq(packing.last)]
+            with m.If(words.sink.valid & (packing.packer == number[w])):
+                m.d.comb += [packer.words.valid.eq(1), words.sink.ready.eq(packer.words.ready)]
+            with m.If(emptying == number[w]):
                 m.d.comb += [
-                    packer.words.valid.eq(word_valid & ~filled),
-                    word_ready.eq(packer.words.ready & ~filled),
                     beat.eq(packer.beats.payload),
                     beat_valid.eq(packer.beats.valid),
                     packer.beats.ready.eq(beat_ready),
@@ -89,7 +104,7 @@ class OutputPackets(wiring.Component):
         requested, unit, second = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal()
         request_base, section = Signal(range(self.state_depth)), Signal(Section)
         request_tile = Signal(bits_for(c.batch_tiles))
-        last_tile = is_last(batch_tile, run.batch_tiles)
+        last_tile = batch_tile == run.end.batch_tiles
         final = Signal()  # the section at hand is the packet's last
         with m.FSM():
             with m.State("IDLE"):  # no packet
@@ -101,10 +116,10 @@ class OutputPackets(wiring.Component):
                     m.next = "GRADIENTS"
             with m.State("STATISTICS"):  # row bitmap and counts of a batch tile
                 m.d.comb += [
-                    selected.eq(BITMAP_WORD),
+                    selected.eq(number[BITMAP_WORD]),
                     word.eq(self.statistics.payload),
                     word_valid.eq(self.statistics.valid),
-                    word_last.eq(is_last(count, run.bitmap_words + STATISTICS_WORDS)),
+                    word_last.eq(count == run.end.bitmap_words + STATISTICS_WORDS),
                     self.statistics.ready.eq(word_ready),
                 ]
                 with m.If(filling):
@@ -113,12 +128,12 @@ class OutputPackets(wiring.Component):
                     m.d.sync += count.eq(0)
                     m.next = "DX"
             with m.State("DX"):  # dx of a batch tile
-                last_section = last_tile & is_last(step, run.T)
+                last_section = last_tile & (step == run.end.T)
                 m.d.comb += [
-                    selected.eq(lanes_width),
+                    selected.eq(number[lanes_width]),
                     word.eq(lane_bits(self.dx.payload)),
                     word_valid.eq(self.dx.valid),
-                    word_last.eq(is_last(count, run.I)),
+                    word_last.eq(count == run.end.I),
                     self.dx.ready.eq(word_ready),
                     final.eq(last_section & ~run.state_out),
                 ]
@@ -135,11 +150,11 @@ class OutputPackets(wiring.Component):
                         with m.If(run.state_out):
                             m.next = "STATE"
             with m.State("STATE"):  # dh0 and dc0 of every batch tile
-                end_unit = is_last(unit, run.H)
+                end_unit = unit == run.end.H
                 m.d.comb += [
                     self.in_state.eq(1),
                     final.eq(1),
-                    selected.eq(lanes_width),
+                    selected.eq(number[lanes_width]),
                     self.state_request.valid.eq(request_tile != run.batch_tiles),
                     self.state_request.payload.eq(request_base + requested),
                     word.eq(Mux(second, lane_bits(self.state.payload.dc), lane_bits(self.state.payload.dh))),
@@ -149,7 +164,7 @@ class OutputPackets(wiring.Component):
                 ]
                 with m.If(self.state_request.valid & self.state_request.ready):
                     m.d.sync += requested.eq(requested + 1)
-                    with m.If(is_last(requested, run.H)):
+                    with m.If(requested == run.end.H):
                         m.d.sync += [requested.eq(0), request_base.eq(request_base + c.max_H)]
                         m.d.sync += request_tile.eq(request_tile + 1)
                 with m.If(filling):
@@ -162,15 +177,9 @@ class OutputPackets(wiring.Component):
                     m.next = "IDLE"
             with m.State("GRADIENTS"):  # db, dW_ih, dW_hh
                 group = self.groups.payload
-                many = Mux(group.exact, elements * EXACT_BITS, elements * SHORT_BITS)
-                one = Mux(group.exact, EXACT_BITS, SHORT_BITS)
-                chosen = Signal.like(selected)
-                with m.If(self.groups.valid & ~filled):
-                    # the packer stays chosen while its last beats leave and no new group is at hand
-                    m.d.sync += chosen.eq(selected)
-                    m.d.comb += selected.eq(Mux(group.single, one, many))
-                with m.Else():
-                    m.d.comb += selected.eq(chosen)
+                many = Mux(group.exact, number[elements * EXACT_BITS], number[elements * SHORT_BITS])
+                one = Mux(group.exact, number[EXACT_BITS], number[SHORT_BITS])
+                m.d.comb += selected.eq(Mux(group.single, one, many))
                 m.d.comb += [
                     word.eq(group.data),
                     word_valid.eq(self.groups.valid),

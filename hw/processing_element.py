@@ -1,4 +1,4 @@
-"""One processing element: a multiplier, an accumulator, and the operand and addend muxes of its dataflows."""
+"""One processing element: a multiplier, an adder, and the operand and addend muxes of its dataflows."""
 
 from __future__ import annotations
 
@@ -10,26 +10,27 @@ from amaranth.lib.wiring import In, Out
 
 from hw.config import EngineConfig
 from hw.multiplier import Multiplier
+from hw.mux_adder import MuxAdder
 
 ARRAY_CONTROL = data.StructLayout(
     {
         "valid": 1,  # an operand is here
         "gradient": 1,  # of the gradient dataflow, else of the error dataflow
-        "first": 1,  # first of its tile: the error sum starts anew, the loaded inputs become the stationary ones
+        "first": 1,  # first of its tile: the loaded inputs become the stationary ones
         "last": 1,  # last of its tile: the error sum is finished
     }
 )
 
 
 class ProcessingElement(wiring.Component):
-    """acc = addend + a * b for one operand a cycle; results `latency` = 3 cycles after their operands.
+    """total = addend + a * b for one operand a cycle; `latency` = 3 cycles after its operand it is on `total`.
 
-    error dataflow (output-stationary): a = `weight`, b = `dz`, the addend is the accumulator itself, or 0 on `first`.
+    error dataflow (output-stationary): a = `weight`, b = `dz`, the addend is the sum of the tile so far.
     gradient dataflow (weight-gradient-stationary inputs): a = the stationary input, b = `dz`, the addend is
     `partial_sum`, which must arrive 2 cycles after its operands.
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
     stores `input` beside the stationary one; the first operand of a gradient tile puts it in its place.
-    `done` marks the one cycle in which `accumulator` holds a finished error sum.
+    `finished` is a finished error sum in the one cycle that `done` marks, and 0 in all others.
     """
 
     latency = 3
@@ -48,7 +49,8 @@ class ProcessingElement(wiring.Component):
                 "control_out": Out(ARRAY_CONTROL),
                 "weight_out": Out(signed(f.weight.width)),
                 "dz_out": Out(signed(f.gradient.width)),
-                "accumulator": Out(signed(config.accumulator_width)),
+                "total": Out(signed(config.accumulator_width)),
+                "finished": Out(signed(config.error_sum_width)),
                 "done": Out(1),
             }
         )
@@ -79,13 +81,24 @@ class ProcessingElement(wiring.Component):
             self.weight_out.eq(self.weight),
             self.dz_out.eq(self.dz),
             control_2.eq(self.control_out),
-            self.done.eq(control_2.valid & control_2.last & ~control_2.gradient),
         ]
-        addend = Signal(signed(self.config.accumulator_width))
-        with m.If(control_2.gradient):
-            m.d.comb += addend.eq(self.partial_sum)
-        with m.Elif(~control_2.first):
-            m.d.comb += addend.eq(self.accumulator)
-        with m.If(control_2.valid):
-            m.d.sync += self.accumulator.eq(addend + multiplier.p)
+        m.submodules.adder = adder = MuxAdder(len(multiplier.p), self.config.accumulator_width)
+        # apart from `total`, so that it is zero again when the next tile begins: that needs no third addend
+        accumulator = Signal(signed(self.config.error_sum_width))
+        finishes = control_2.valid & control_2.last & ~control_2.gradient
+        m.d.comb += [
+            adder.product.eq(multiplier.p),
+            adder.select_b.eq(control_2.gradient),
+            adder.a.eq(accumulator),
+            adder.b.eq(self.partial_sum),
+        ]
+        m.d.sync += [
+            self.total.eq(adder.total),
+            self.done.eq(finishes),
+            self.finished.eq(Mux(finishes, adder.total, 0)),
+        ]
+        with m.If(finishes):
+            m.d.sync += accumulator.eq(0)
+        with m.Elif(control_2.valid & ~control_2.gradient):
+            m.d.sync += accumulator.eq(adder.total)
         return m

@@ -5,17 +5,16 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import saturate
+from hw.arithmetic import bits_for, saturate
 from hw.config import EngineConfig
 from hw.flow import Flow
-from hw.memory import bits_for
 from hw.operand_fetch import gradient_word_layout
-from hw.run import is_last, run_layout
+from hw.run import run_layout
 
 EXACT_BITS, SHORT_BITS = 64, 32
 
@@ -45,15 +44,19 @@ def group_layout(config: EngineConfig) -> data.StructLayout:
     )
 
 
+REQUANTIZE_STAGES = 4
+"""Registers between a word and its group: value, shift in two steps, rounding; the group saturates."""
+
+
 class WeightGradientReadout(wiring.Component):
     """Reads (and, unless `keep`, clears) db, dW_ih and dW_hh in the order of docs/streams.md, or clears everything.
 
-    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 4 cycles to the
+    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 8 cycles to the
     first.  `clear` takes one cycle an address of the larger store.  `saturated` counts elements that 32 bits could
     not hold.  Only one of the run, `read` and `clear` may be active: the controller sees to it.
     """
 
-    latency = 4
+    latency = 4 + REQUANTIZE_STAGES
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -87,7 +90,7 @@ class WeightGradientReadout(wiring.Component):
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
         meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
         issue, finished, row = Signal(), Signal(), Signal(range(c.gate_rows))
-        end_unit = is_last(unit, run.H)
+        end_unit = unit == run.end.H
         m.d.comb += [
             row.eq(Cat(gate, unit)),
             meta_fifo.w_data.eq(meta_in),
@@ -99,9 +102,9 @@ class WeightGradientReadout(wiring.Component):
             with m.If(end_unit):
                 m.d.sync += gate.eq(gate + 1)
 
-        def matrix(state: str, section: Section, first_tile: int, tiles: Any, after: str) -> None:
+        def matrix(state: str, section: Section, first_tile: int, end_of_tiles: Any, after: str) -> None:
             with m.State(state):
-                end_tile = is_last(tile, tiles)
+                end_tile = tile == end_of_tiles
                 end = end_tile & end_unit & (gate == 3)
                 m.d.comb += [
                     self.gradient_request.valid.eq(meta_fifo.w_rdy),
@@ -120,7 +123,7 @@ class WeightGradientReadout(wiring.Component):
                         m.d.sync += base.eq(c.x_tiles * c.gate_rows)
                         m.next = after
 
-        clearing = Signal()
+        clearing, flushed = Signal(), Signal()
         with m.FSM():
             with m.State("IDLE"):  # nothing to do
                 m.d.sync += [address.eq(0), base.eq(0), tile.eq(0), unit.eq(0), gate.eq(0)]
@@ -131,7 +134,7 @@ class WeightGradientReadout(wiring.Component):
             with m.State("CLEAR"):  # walks both stores
                 m.d.comb += clearing.eq(1)
                 m.d.sync += address.eq(address + 1)
-                with m.If(is_last(address, depth)):
+                with m.If(address == depth - 1):
                     m.d.comb += finished.eq(1)
                     m.next = "IDLE"
             with m.State("BIAS"):  # asks for db
@@ -147,21 +150,20 @@ class WeightGradientReadout(wiring.Component):
                     next_row()
                     with m.If(meta_in.last):
                         m.next = "INPUT"
-            matrix("INPUT", Section.INPUT, 0, run.x_tiles, "HIDDEN")  # asks for dW_ih
-            matrix("HIDDEN", Section.HIDDEN, c.x_tiles, run.h_tiles, "FLUSH")  # asks for dW_hh
+            matrix("INPUT", Section.INPUT, 0, run.end.x_tiles, "HIDDEN")  # asks for dW_ih
+            matrix("HIDDEN", Section.HIDDEN, c.x_tiles, run.end.h_tiles, "FLUSH")  # asks for dW_hh
             with m.State("FLUSH"):  # until everything asked for has left
-                with m.If((meta_fifo.level == 0) & ~self.groups.valid):
+                with m.If((meta_fifo.level == 0) & flushed):
                     m.d.comb += finished.eq(1)
                     m.next = "IDLE"
-        m.d.comb += self.done.eq(finished)
+        m.d.sync += self.done.eq(finished)  # with the last word that is cleared
 
-        # answers: a word's elements leave in groups
+        # answers: a word's elements leave in groups, through a pipeline that moves as a whole
         is_bias, word_valid, advance, last_group, pop = Signal(), Signal(), Signal(), Signal(), Signal()
         group_count = c.column_slots // elements
         group = Signal(range(max(group_count, 2)))
         padded = [*[self.gradient_word.payload[n] for n in range(c.R)]]
         padded += [Const(0, signed(width))] * (c.column_slots - c.R)
-        out = self.groups.payload
         m.d.comb += [
             is_bias.eq(meta.section == Section.BIAS),
             word_valid.eq(meta_fifo.r_rdy & Mux(is_bias, self.bias_word.valid, self.gradient_word.valid)),
@@ -171,14 +173,38 @@ class WeightGradientReadout(wiring.Component):
             meta_fifo.r_en.eq(pop),
             self.bias_word.ready.eq(pop & is_bias),
             self.gradient_word.ready.eq(pop & ~is_bias),
+        ]
+        m.d.sync += [
             self.gradient_clear.valid.eq(clearing & (address < c.weight_words) | pop & ~is_bias & ~self.mode.keep),
             self.gradient_clear.payload.eq(Mux(clearing, address, meta.address)),
             self.bias_clear.valid.eq(clearing & (address < c.gate_rows) | pop & is_bias & ~self.mode.keep),
             self.bias_clear.payload.eq(Mux(clearing, address, meta.address)),
         ]
+        with m.If(word_valid & advance):
+            m.d.sync += group.eq(Mux(last_group, 0, group + 1))
+
+        def stage(value: Any, name: str) -> Signal:
+            """A register of the pipeline."""
+            register = Signal(Value.cast(value).shape(), name=name, reset_less=True)
+            with m.If(advance):
+                m.d.sync += register.eq(value)
+            return register
+
+        valid = [word_valid, *[Signal(name=f"valid_stage{n + 1}") for n in range(REQUANTIZE_STAGES)]]
+        mark_layout = data.StructLayout({"single": 1, "last": 1})
+        mark: Any = Signal(mark_layout)
+        m.d.comb += [mark.single.eq(is_bias), mark.last.eq(meta.last & last_group)]
+        for n in range(REQUANTIZE_STAGES):
+            mark = stage(mark, f"mark_stage{n + 1}")
+        with m.If(advance):
+            m.d.sync += [Cat(*valid[1:]).eq(Cat(*valid[:-1])), self.groups.valid.eq(valid[-1])]
+        m.d.comb += flushed.eq(~Cat(*valid[1:], self.groups.valid).any())
+
         fraction = c.formats.weight_grad.fraction
-        shift = Signal(range(64))
-        m.d.comb += shift.eq(Mux(is_bias, c.formats.bias_grad.fraction, fraction) - self.mode.fraction)
+        shift = stage(
+            (Mux(is_bias, c.formats.bias_grad.fraction, fraction) - self.mode.fraction)[: (width + 16).bit_length()],
+            "shift_stage1",
+        )
         exact, short, flags = [], [], []
         for n in range(elements):
             choices = [padded[g * elements + n] for g in range(group_count)]
@@ -187,41 +213,37 @@ class WeightGradientReadout(wiring.Component):
             if n == 0:
                 with m.If(is_bias):
                     m.d.comb += value.eq(self.bias_word.payload)
-            clipped, overflow = self._requantize(m, value, shift, f"requantize_{n}")
-            exact.append(Cat(value, value[-1].replicate(EXACT_BITS - width)))
+            taken = stage(value, f"value_{n}_stage1")
+            requantized, overflow = self._requantize(taken, shift, stage, f"requantize_{n}")
+            clipped = Signal(signed(SHORT_BITS), name=f"short_{n}")
+            m.d.comb += clipped.eq(requantized)
+            for late in range(2, REQUANTIZE_STAGES + 1):
+                taken = stage(taken, f"value_{n}_stage{late}")
+            exact.append(Cat(taken, taken[-1].replicate(EXACT_BITS - width)))
             short.append(clipped)
-            flags.append(overflow & (~is_bias if n else 1) & ~self.mode.exact)
+            flags.append(overflow & (~mark[0] if n else 1) & ~self.mode.exact)
+        marked, out = data.View(mark_layout, mark), self.groups.payload
         with m.If(advance):
             m.d.sync += [
-                self.groups.valid.eq(word_valid),
                 out.data.eq(Mux(self.mode.exact, Cat(*exact), Cat(*short))),
                 out.exact.eq(self.mode.exact),
-                out.single.eq(is_bias),
-                out.last.eq(meta.last & last_group),
+                out.single.eq(marked.single),
+                out.last.eq(marked.last),
             ]
-            with m.If(word_valid):
-                m.d.sync += group.eq(Mux(last_group, 0, group + 1))
-        m.d.comb += [
-            self.saturated.valid.eq(word_valid & advance),
+        m.d.sync += [
+            self.saturated.valid.eq(valid[-1] & advance),
             self.saturated.payload.eq(sum(flags[1:], start=flags[0])),
         ]
         return m
 
-    def _requantize(self, m: Module, value: Signal, shift: Signal, name: str) -> tuple[Signal, Signal]:
-        """Round half to even at a shift chosen at run time, then saturate to 32 bits."""
+    def _requantize(self, value: Signal, shift: Signal, stage: Any, name: str) -> tuple[Value, Value]:
+        """Round half to even at a shift chosen at run time, then saturate to 32 bits: REQUANTIZE_STAGES - 1 stages."""
         width = len(value)
-        doubled = Signal(signed(width + 1), name=f"{name}_doubled")
-        shifted = Signal(signed(width + 1), name=f"{name}_shifted")
-        rounded = Signal(signed(width + 1), name=f"{name}_rounded")
-        sticky, result, overflow = Signal(name=f"{name}_sticky"), Signal(signed(SHORT_BITS)), Signal()
-        below = Signal(width + 1, name=f"{name}_below")
-        m.d.comb += [
-            doubled.eq(value << 1),
-            shifted.eq(doubled >> shift),
-            below.eq(Cat(*[n < shift for n in range(width + 1)])),
-            sticky.eq((doubled & below).any()),
-            rounded.eq((shifted >> 1) + (shifted[0] & (sticky | shifted[1]))),
-        ]
-        clipped, saturated = saturate(rounded, SHORT_BITS)
-        m.d.comb += [result.eq(clipped), overflow.eq(saturated)]
-        return result, overflow
+        doubled, coarse = value << 1, shift >> 3 << 3
+        below = Cat(*[doubled[n] & (n < shift) for n in range(width + 1)])
+        shifted_coarse, shift_fine = stage(doubled >> coarse, f"{name}_coarse"), stage(shift[:3], f"{name}_shift_fine")
+        below = stage(below, f"{name}_below")
+        shifted = stage(shifted_coarse >> shift_fine, f"{name}_shifted")
+        sticky = stage(below.any(), f"{name}_sticky")
+        rounded = stage((shifted >> 1) + (shifted[0] & (sticky | shifted[1])), f"{name}_rounded")
+        return saturate(rounded, SHORT_BITS)

@@ -13,18 +13,27 @@ class RegisterSlice(wiring.Component):
     """Passes a stream on, `latency` = 1 cycle, one payload a cycle; valid, ready and payload all come from registers.
 
     Two payloads fit: the one offered, and the one that came in the cycle in which its `ready` could not yet tell.
-    `clear` forgets both.
+    With `full` false there is only the one offered, which halves registers and throughput.  `clear` forgets all.
     """
 
     latency = 1
 
-    def __init__(self, shape: Any) -> None:
-        self.shape = shape
+    def __init__(self, shape: Any, full: bool = True) -> None:
+        self.shape, self.full = shape, full
         super().__init__({"source": In(stream.Signature(shape)), "sink": Out(stream.Signature(shape)), "clear": In(1)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         source, sink = self.source, self.sink
+        if not self.full:
+            m.d.comb += source.ready.eq(~sink.valid)
+            with m.If(source.ready):
+                m.d.sync += [sink.valid.eq(source.valid), sink.payload.eq(source.payload)]
+            with m.Elif(sink.ready):
+                m.d.sync += sink.valid.eq(0)
+            with m.If(self.clear):
+                m.d.sync += sink.valid.eq(0)
+            return m
         spare, spare_valid = Signal(self.shape, reset_less=True), Signal()
         m.d.comb += source.ready.eq(~spare_valid)
         with m.If(~sink.valid | sink.ready):
@@ -34,7 +43,9 @@ class RegisterSlice(wiring.Component):
             with m.Else():
                 m.d.sync += sink.payload.eq(source.payload)
         with m.Elif(source.valid & source.ready):
-            m.d.sync += [spare.eq(source.payload), spare_valid.eq(1)]
+            m.d.sync += spare_valid.eq(1)
+        with m.If(source.ready):  # whether or not it will be needed: that is known later in the cycle
+            m.d.sync += spare.eq(source.payload)
         with m.If(self.clear):
             m.d.sync += [sink.valid.eq(0), spare_valid.eq(0)]
         return m

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
-from hw.memory import bits_for, write_layout
+from hw.loop_counter import LoopCounter
+from hw.memory import write_layout
 from hw.packets import STATISTICS_WORDS
-from hw.run import is_last, run_layout
+from hw.run import run_layout
 from hw.sieve import sieved_rows_layout
 
 
@@ -50,21 +52,21 @@ class RowBitmapBuilder(wiring.Component):
         c, rate = self.config, self.config.gate_rows_per_cycle
         groups, word_groups = c.gate_rows // rate, BITMAP_WORD // rate
         slot = Signal()
-        group = Signal(range(groups))
-        in_word = Signal(range(word_groups))
+        end_group = Signal(range(groups))
+        m.d.sync += end_group.eq(((self.run.H << 2) // rate) - 1)
+        group = LoopCounter(m, end_group, "group")
+        in_word = LoopCounter(m, Const(word_groups - 1), "in_word")
         word_index = Signal(range(c.bitmap_words + 1))
         word, next_word = Signal(BITMAP_WORD), Signal(BITMAP_WORD)
         rows = [Signal(bits_for(c.max_H), name=f"rows_{g}") for g in "ifgo"]
         elements = [Signal(bits_for(c.max_H * c.C), name=f"elements_{g}") for g in "ifgo"]
-        last_group, word_full, gate = Signal(), Signal(), Signal(2)
+        gate = Signal(2)
         payload = self.sieved.payload
 
         m.d.comb += [
-            last_group.eq(group == ((self.run.H << 2) // rate) - 1),
-            word_full.eq(in_word == word_groups - 1),
-            self.row_write.payload.address.eq(Mux(slot, groups, 0) + group),
+            self.row_write.payload.address.eq(Mux(slot, groups, 0) + group.value),
             self.row_write.payload.word.eq(payload.rows),
-            self.bias_rows.payload.address.eq(group),
+            self.bias_rows.payload.address.eq(group.value),
             self.bias_rows.payload.word.eq(payload.rows),
             self.bitmap_write.payload.address.eq(Mux(slot, c.bitmap_words, 0) + word_index),
             self.bitmap_write.payload.word.eq(next_word),
@@ -74,7 +76,7 @@ class RowBitmapBuilder(wiring.Component):
             next_word.eq(word),
         ]
         for n in range(word_groups):
-            with m.If(in_word == n):
+            with m.If(in_word.value == n):
                 m.d.comb += next_word[n * rate : (n + 1) * rate].eq(payload.kept)
 
         with m.FSM():
@@ -83,16 +85,16 @@ class RowBitmapBuilder(wiring.Component):
                 with m.If(self.tile.valid):
                     m.d.sync += [
                         slot.eq(self.tile.payload),
-                        group.eq(0),
-                        in_word.eq(0),
                         word_index.eq(0),
                         word.eq(0),
                         gate.eq(0),
                     ]
                     m.d.sync += [s.eq(0) for s in (*rows, *elements)]
+                    group.clear()
+                    in_word.clear()
                     m.next = "COLLECT"
             with m.State("COLLECT"):  # takes groups of rows, hands on full words
-                send = word_full | last_group
+                send = in_word.at_end | group.at_end
                 take = Signal()
                 m.d.comb += [
                     self.statistics.valid.eq(self.sieved.valid & send),
@@ -105,7 +107,9 @@ class RowBitmapBuilder(wiring.Component):
                     self.bitmap_write.valid.eq(take & send),
                 ]
                 with m.If(take):
-                    m.d.sync += [group.eq(group + 1), in_word.eq(in_word + 1), word.eq(next_word)]
+                    m.d.sync += word.eq(next_word)
+                    group.advance()
+                    in_word.advance()
                     for r in range(rate):
                         for g in range(r, 4, rate):
                             with m.If(gate == g - r):
@@ -115,8 +119,9 @@ class RowBitmapBuilder(wiring.Component):
                                 ]
                     m.d.sync += gate.eq(gate + rate)
                     with m.If(send):
-                        m.d.sync += [word_index.eq(word_index + 1), in_word.eq(0), word.eq(0)]
-                    with m.If(last_group):
+                        m.d.sync += [word_index.eq(word_index + 1), word.eq(0)]
+                        in_word.clear()
+                    with m.If(group.at_end):
                         m.d.sync += gate.eq(0)
                         m.next = "COUNT"
             with m.State("COUNT"):  # hands on the counts, a gate a word
@@ -133,7 +138,7 @@ class RowBitmapBuilder(wiring.Component):
                             ]
                 with m.If(self.statistics.ready):
                     m.d.sync += gate.eq(gate + 1)
-                    with m.If(is_last(gate, STATISTICS_WORDS)):
+                    with m.If(gate == STATISTICS_WORDS - 1):
                         m.d.comb += self.done.eq(1)
                         m.next = "IDLE"
         return m

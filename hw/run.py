@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from amaranth.hdl import Value
 from amaranth.lib import data
 
+from hw.arithmetic import bits_for
 from hw.config import EngineConfig
-from hw.memory import bits_for
 
 
 def run_layout(config: EngineConfig) -> data.StructLayout:
-    """Sizes H, I, B, T; tiles and the sizes of the last ones; the sieve's settings; and the mode bits."""
+    """Sizes H, I, B, T; tiles and the sizes of the last ones; the sieve's settings; and the mode bits.
+
+    `end` has the last value of a counter of each of them: size - 1, ready-made, so that counting costs one comparison.
+    """
+    ends = {
+        "H": range(config.max_H),
+        "I": range(config.max_I),
+        "T": range(config.max_T),
+        "batch_tiles": range(config.batch_tiles),
+        "x_tiles": range(config.x_tiles),
+        "h_tiles": range(config.h_tiles),
+        "tiles": range(config.tiles),
+        "bitmap_words": range(config.bitmap_words),
+    }
     return data.StructLayout(
         {
             "H": bits_for(config.max_H),
@@ -24,6 +36,7 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "last_x_columns": bits_for(config.R),
             "last_h_columns": bits_for(config.R),
             "bitmap_words": bits_for(config.bitmap_words),
+            "end": data.StructLayout(ends),
             "sieve": 2,
             "tau": config.formats.gradient.width,
             "seed": 1,
@@ -32,8 +45,3 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "state_out": 1,
         }
     )
-
-
-def is_last(counter: Value, count: Value) -> Value:
-    """Whether a counter that starts at 0 is at its last value of `count` (at least 1)."""
-    return counter + 1 == count

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import saturate
+from hw.arithmetic import bits_for, saturate
 from hw.config import MAX_SHIFT, EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
-from hw.memory import bits_for
 from hw.registers import BY_NAME, SieveRegister
 
 RANDOM_WIDTH = 32
@@ -32,26 +30,34 @@ def sieved_rows_layout(config: EngineConfig) -> data.StructLayout:
     )
 
 
-def xorshift32(m: Module, state: Value, name: str) -> Value:
-    """The next state of the xorshift32 source (left 13, right 17, left 5), combinational."""
-    for n, (left, amount) in enumerate(((True, 13), (False, 17), (True, 5))):
-        step = Signal(RANDOM_WIDTH, name=f"{name}_{n}")
-        m.d.comb += step.eq(state ^ ((state << amount) if left else (state >> amount)))
-        state = step
-    return state
+def xorshift32(state: int) -> int:
+    """The next state of the xorshift32 source: left 13, right 17, left 5 (Marsaglia 2003)."""
+    mask = (1 << RANDOM_WIDTH) - 1
+    state ^= state << 13 & mask
+    state ^= state >> 17
+    return state ^ (state << 5 & mask)
+
+
+def xorshift32_steps(state: Value, steps: int) -> Value:
+    """`state` after so many steps, combinational: the source is linear, so each bit is one exclusive or of bits."""
+    columns = [1 << n for n in range(RANDOM_WIDTH)]
+    for _ in range(steps):
+        columns = [xorshift32(c) for c in columns]
+    rows = [Cat(*[state[n] for n, c in enumerate(columns) if c >> bit & 1]).xor() for bit in range(RANDOM_WIDTH)]
+    return Cat(*rows)
 
 
 class Sieve(wiring.Component):
-    """Rows in, sieved rows out, in order: `latency` = 3 cycles, one group of rows a cycle, with backpressure.
+    """Rows in, sieved rows out, in order: `latency` cycles, one group of rows a cycle, with backpressure.
 
     A row's score is the largest |dz| of its lanes; `mode` and `tau` are steady during a run.  `random` is the state of
     the source, set by `random_load`, advanced once a row in stochastic mode only, before the row uses it.
     """
 
-    latency = 3
-
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
+        self.levels = (config.C - 1).bit_length()
+        """Stages of the tree that finds a row's score."""
         super().__init__(
             {
                 "mode": In(2),
@@ -63,98 +69,117 @@ class Sieve(wiring.Component):
             }
         )
 
+    @property
+    def latency(self) -> int:
+        """Cycles from a row to what becomes of it, without backpressure."""
+        return 9 + self.levels
+
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c = self.config
-        width, rate, lanes = c.formats.gradient.width, c.gate_rows_per_cycle, c.C
-        advance, valid_1, valid_2 = Signal(), Signal(), Signal()
+        width, rate, lanes = c.formats.gradient.width, c.gate_rows_per_cycle, range(c.C)
+        advance = Signal()
         stochastic = self.mode == SieveRegister.STOCHASTIC
         m.d.comb += [advance.eq(~self.sieved.valid | self.sieved.ready), self.rows.ready.eq(advance)]
+        valid = [self.rows.valid, *[Signal(name=f"valid_stage{n + 1}") for n in range(self.latency - 1)]]
         with m.If(advance):
-            m.d.sync += [valid_1.eq(self.rows.valid), valid_2.eq(valid_1), self.sieved.valid.eq(valid_2)]
-
+            m.d.sync += [Cat(*valid[1:]).eq(Cat(*valid[:-1])), self.sieved.valid.eq(valid[-1])]
         tau_msb = Signal(range(width + 1))
         m.d.sync += tau_msb.eq(_msb(m, self.tau, "tau_msb"))
 
-        state: Value = self.random
-        saturated: list[Value] = []
-        for r in range(rate):
-            # stage 1: magnitudes and score
-            elements = [self.rows.payload[r][lane] for lane in range(lanes)]
-            row_1 = [Signal(signed(width), name=f"row_{r}_{n}_stage1", reset_less=True) for n in range(lanes)]
-            magnitudes = []
-            above_1 = Signal(lanes, name=f"above_{r}_stage1", reset_less=True)
-            for n, element in enumerate(elements):
-                magnitude = Signal(width, name=f"magnitude_{r}_{n}")
-                m.d.comb += magnitude.eq(Mux(element < 0, -element, element))
-                magnitudes.append(magnitude)
-                with m.If(advance):
-                    m.d.sync += [row_1[n].eq(element), above_1[n].eq(magnitude >= self.tau)]
-            score_1 = Signal(width, name=f"score_{r}_stage1", reset_less=True)
-            with m.If(advance):
-                m.d.sync += score_1.eq(reduce(lambda a, b: Mux(a > b, a, b), magnitudes))
+        # the words of the next group's rows, ready-made
+        ahead = [BY_NAME["RANDOM"].reset]
+        for _ in range(rate):
+            ahead.append(xorshift32(ahead[-1]))
+        words = [Signal(RANDOM_WIDTH, name=f"word_{r}", init=w) for r, w in enumerate(ahead[1:])]
+        decided = 4 + self.levels  # the stage whose end decides
+        with m.If(self.random_load.valid):
+            source = self.random_load.payload
+            m.d.sync += [self.random.eq(source), *[w.eq(xorshift32_steps(source, r + 1)) for r, w in enumerate(words)]]
+        with m.Elif(advance & valid[decided] & stochastic):
+            m.d.sync += [self.random.eq(words[-1]), *[w.eq(xorshift32_steps(w, rate)) for w in words]]
 
-            # stage 2: the decision
-            score_msb = Signal(range(width + 1), name=f"score_msb_{r}")
-            distance = Signal(range(width + 1), name=f"distance_{r}")
-            shift = Signal(range(width + 2), name=f"shift_{r}")
-            nonzero = Signal(name=f"nonzero_{r}")
-            scaled = Signal(2 * width, name=f"scaled_{r}")
-            m.d.comb += [
-                nonzero.eq(score_1 != 0),
-                score_msb.eq(_msb(m, score_1, f"score_{r}")),
-                # with the leading ones aligned, the score reaches tau at this shift or at the next
-                distance.eq(Mux(tau_msb > score_msb, tau_msb - score_msb, 0)),
-                scaled.eq(score_1 << distance),
-                shift.eq(distance + (scaled < self.tau)),
-            ]
-            word = xorshift32(m, state, f"random_{r}")
-            low_bits = Signal(MAX_SHIFT, name=f"low_bits_{r}")
-            m.d.comb += low_bits.eq(Cat(*[n < shift for n in range(MAX_SHIFT)]))
-            keep = Signal(name=f"keep_{r}")
-            element_mask = Signal(lanes, name=f"element_mask_{r}")
+        def stage(value: Value, name: str) -> Signal:
+            """A register of the pipeline."""
+            register = Signal(value.shape(), name=name, reset_less=True)
+            with m.If(advance):
+                m.d.sync += register.eq(value)
+            return register
+
+        overflows: list[Value] = []
+        for r in range(rate):
+
+            def put(value: Value, name: str, row: int = r) -> Signal:
+                return stage(value, f"{name}_{row}")
+
+            def put_row(row: list[Value], number: int) -> list[Value]:
+                return [put(v, f"row_stage{number}_{n}") for n, v in enumerate(row)]
+
+            # magnitudes
+            row: list[Value] = [self.rows.payload[r][n] for n in lanes]
+            magnitudes: list[Value] = [put(Mux(v < 0, -v, v)[:width], f"magnitude_{n}") for n, v in enumerate(row)]
+            row, number = put_row(row, 1), 1
+            # score, and which elements reach tau
+            above: Value = Cat(*[(v >= self.tau) & (v != 0) for v in magnitudes])
+            for level in range(self.levels):
+                pairs = [magnitudes[n : n + 2] for n in range(0, len(magnitudes), 2)]
+                magnitudes = [
+                    put(Mux(p[0] > p[-1], p[0], p[-1]) if len(p) == 2 else p[0], f"largest_{level}_{n}")
+                    for n, p in enumerate(pairs)
+                ]
+                above, number = put(above, f"above_level{level}"), number + 1
+                row = put_row(row, number)
+            (score,) = magnitudes
+            # with the leading ones aligned, the score reaches tau at this shift or at the next
+            score_msb = _msb(m, score, f"score_{r}")
+            distance: Value = put(Mux(tau_msb > score_msb, (tau_msb - score_msb)[: len(tau_msb)], 0), "distance")
+            reaches: Value = put((score >= self.tau) & (score != 0), "reaches")
+            above, score = put(above, "above_distance"), put(score, "score_distance")
+            row = put_row(row, number + 1)
+            scaled = put((score << distance)[:width], "scaled")
+            distance, nonzero = put(distance, "distance_scaled"), put(score != 0, "nonzero_scaled")
+            reaches, above, row = put(reaches, "reaches_scaled"), put(above, "above_scaled"), put_row(row, number + 2)
+            shift = put(distance + (scaled < self.tau), "shift")
+            nonzero, reaches, above = put(nonzero, "nonzero_shift"), put(reaches, "reaches_shift"), put(above, "above")
+            row = put_row(row, number + 3)
+
+            # the decision
+            low_bits = Cat(*[n < shift for n in range(MAX_SHIFT)])
+            keep, element_mask = Signal(name=f"keep_{r}"), Signal(c.C, name=f"element_mask_{r}")
             m.d.comb += element_mask.eq(-1)
             with m.Switch(self.mode):
                 with m.Case(SieveRegister.DENSE):
                     m.d.comb += keep.eq(1)
                 with m.Case(SieveRegister.ELEMENT):
-                    mask = Cat(*[above_1[n] & (row_1[n] != 0) for n in range(lanes)])
-                    m.d.comb += [element_mask.eq(mask), keep.eq(mask.any())]
+                    m.d.comb += [element_mask.eq(above), keep.eq(above.any())]
                 with m.Case(SieveRegister.ROW):
-                    m.d.comb += keep.eq(nonzero & (score_1 >= self.tau))
+                    m.d.comb += keep.eq(reaches)
                 with m.Case(SieveRegister.STOCHASTIC):
-                    m.d.comb += keep.eq(nonzero & (shift <= MAX_SHIFT) & ~(word & low_bits).any())
-            row_2 = [Signal(signed(width), name=f"row_{r}_{n}_stage2", reset_less=True) for n in range(lanes)]
-            shift_2 = Signal(range(MAX_SHIFT + 1), name=f"shift_{r}_stage2", reset_less=True)
-            keep_2 = Signal(name=f"keep_{r}_stage2", reset_less=True)
+                    m.d.comb += keep.eq(nonzero & (shift <= MAX_SHIFT) & ~(words[r] & low_bits).any())
+            kept: Value = put(keep, "kept_decided")
+            mask = put(element_mask, "mask")
+            amount: Value = put(Mux(stochastic, shift, 0)[: bits_for(MAX_SHIFT).width], "amount")
+            row = put_row(row, number + 4)
+            row = put_row([Mux(kept & mask[n], row[n], 0) for n in lanes], number + 5)
+            kept, amount = put(kept, "kept_masked"), put(amount, "amount_masked")
+
+            # the scale
+            shifted = [put(row[n] << amount, f"shifted_{n}") for n in lanes]
+            elements: Value = put(Cat(*[row[n] != 0 for n in lanes]), "elements_shifted")
+            kept = put(kept, "kept_shifted")
+            clipped = [saturate(v, width) for v in shifted]
+            row = put_row([v for v, _ in clipped], number + 7)
+            overflows += [put(o, f"overflow_{n}") for n, (_, o) in enumerate(clipped)]
+            elements, kept = put(elements, "elements_clipped"), put(kept, "kept_clipped")
+            out = self.sieved.payload
             with m.If(advance):
                 m.d.sync += [
-                    keep_2.eq(keep),
-                    shift_2.eq(Mux(stochastic, shift, 0)),
-                    *[row_2[n].eq(Mux(keep & element_mask[n], row_1[n], 0)) for n in range(lanes)],
+                    *[out.rows[r][n].eq(row[n]) for n in lanes],
+                    out.kept[r].eq(kept),
+                    out.elements[r].eq(sum((elements[n] for n in lanes[1:]), start=elements[0])),
                 ]
-            state = word
-
-            # stage 3: the scale
-            out = self.sieved.payload
-            counted: list[Value] = []
-            for n in range(lanes):
-                shifted = Signal(signed(width + MAX_SHIFT), name=f"shifted_{r}_{n}")
-                m.d.comb += shifted.eq(row_2[n] << shift_2)
-                clipped, overflow = saturate(shifted, width)
-                saturated.append(overflow)
-                counted.append(row_2[n] != 0)
-                with m.If(advance):
-                    m.d.sync += out.rows[r][n].eq(clipped)
-            with m.If(advance):
-                m.d.sync += [out.kept[r].eq(keep_2), out.elements[r].eq(sum(counted[1:], start=counted[0]))]
-
         with m.If(advance):
-            m.d.sync += self.sieved.payload.saturated.eq(sum(saturated[1:], start=saturated[0]))
-        with m.If(self.random_load.valid):
-            m.d.sync += self.random.eq(self.random_load.payload)
-        with m.Elif(advance & valid_1 & stochastic):
-            m.d.sync += self.random.eq(state)
+            m.d.sync += self.sieved.payload.saturated.eq(sum(overflows[1:], start=overflows[0]))
         return m
 
 

@@ -113,7 +113,7 @@ class SystolicArray(wiring.Component):
                 m.d.comb += [
                     pes[j][b].control.eq(pes[j][b - 1].control_out),
                     pes[j][b].weight.eq(pes[j][b - 1].weight_out),
-                    pes[j][b].partial_sum.eq(pes[j][b - 1].accumulator[: f.weight_grad_width].as_signed()),
+                    pes[j][b].partial_sum.eq(pes[j][b - 1].total[: f.weight_grad_width].as_signed()),
                 ]
 
         row = self.inputs.payload
@@ -129,8 +129,7 @@ class SystolicArray(wiring.Component):
         drained: Value | None = None
         for b in range(c.C):
             column = Signal(signed(c.error_sum_width), name=f"drain_{b}", reset_less=True)
-            sums = [pe.accumulator[: c.error_sum_width] & pe.done.replicate(c.error_sum_width) for pe in lanes(pes, b)]
-            m.d.sync += column.eq(reduce(or_, sums))
+            m.d.sync += column.eq(reduce(or_, [pe.finished for pe in lanes(pes, b)]))
             m.d.comb += self.drain.payload[b].eq(delayed(column, c.C - 1 - b, f"drain_align_{b}"))
             if b == 0:
                 drained = Signal(name="drain_valid")
@@ -139,7 +138,7 @@ class SystolicArray(wiring.Component):
         m.d.comb += self.drain.valid.eq(delayed(drained, c.C - 1, "drain_valid_align", reset_less=False))
 
         for j in range(c.R):
-            result = pes[j][c.C - 1].accumulator[: f.weight_grad_width].as_signed()
+            result = pes[j][c.C - 1].total[: f.weight_grad_width].as_signed()
             m.d.comb += self.partial_sums.payload[j].eq(delayed(result, c.R - 1 - j, f"partial_align_{j}"))
         is_gradient = control.valid & control.gradient
         valid = delayed(is_gradient, self.gradient_latency, "gradient_valid", reset_less=False)

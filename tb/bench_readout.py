@@ -8,8 +8,8 @@ import torch
 from amaranth.hdl import signed
 
 from golden.arithmetic import requantize
+from hw.arithmetic import bits_for
 from hw.formats import FixedPoint
-from hw.memory import bits_for
 from hw.operand_fetch import gradient_word_layout
 from hw.readout import EXACT_BITS, SHORT_BITS, WeightGradientReadout, group_elements, group_layout, read_mode_layout
 from tb.coverage import cover
@@ -50,8 +50,13 @@ async def read(bench: Bench, exact: bool, keep: bool, fraction: int, stall: str)
     run = draw_run(c, rng)
     set_run(bench, run)
     bench.set(mode=Format(read_mode_layout()).pack({"exact": exact, "keep": keep, "fraction": fraction}))
-    gradients = [[draw(bench) for _ in range(c.R)] for _ in range(c.weight_words)]
-    biases = [draw(bench) for _ in range(c.gate_rows)]
+    small = rng.random() < 0.3  # no sum leaves 32 bits
+
+    def value() -> int:
+        return draw(bench) >> (f.weight_grad_width - SHORT_BITS // 2 if small else 0)
+
+    gradients = [[value() for _ in range(c.R)] for _ in range(c.weight_words)]
+    biases = [value() for _ in range(c.gate_rows)]
     words, rows = range(c.weight_words), range(c.gate_rows)
     Responder(bench, "gradient_request", "gradient_word", (words, gradient_word_layout(c)), lambda a: gradients[a])
     bias_asked = Responder(bench, "bias_request", "bias_word", (rows, signed(f.weight_grad_width)), lambda a: biases[a])

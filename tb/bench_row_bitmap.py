@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD
 from hw.gate_gradient import gate_rows_layout
-from hw.memory import bits_for, write_layout
+from hw.memory import write_layout
 from hw.sieve import sieved_rows_layout
 from tb.coverage import cover, fit, fits
 from tb.environment import Bench, config, test

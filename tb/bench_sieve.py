@@ -115,7 +115,7 @@ async def run(bench: Bench, mode: SieveMode, tau: int, idle: str, stall: str, se
     bench.scoreboard.equal("random state afterwards", bench.get("random"), states[-1] if stochastic else seed)
     if idle == stall == "none":
         for taken, left in zip(source.sent, sink.cycles, strict=True):
-            bench.scoreboard.equal("latency", left - taken, SieveBlock.latency)
+            bench.scoreboard.equal("latency", left - taken, SieveBlock(c).latency)
         bench.scoreboard.equal("cycles for the whole stream", source.sent[-1] - source.sent[0], GROUPS - 1)
 
 

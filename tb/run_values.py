@@ -34,6 +34,16 @@ def run_values(c: EngineConfig, H: int, I: int, B: int, T: int, **modes: int) ->
         "last_x_columns": I - (x_tiles - 1) * c.R,
         "last_h_columns": H - (h_tiles - 1) * c.R,
         "bitmap_words": ceil_div(4 * H, BITMAP_WORD),
+        "end": {
+            "H": H - 1,
+            "I": I - 1,
+            "T": T - 1,
+            "batch_tiles": batch_tiles - 1,
+            "x_tiles": x_tiles - 1,
+            "h_tiles": h_tiles - 1,
+            "tiles": x_tiles + h_tiles - 1,
+            "bitmap_words": ceil_div(4 * H, BITMAP_WORD) - 1,
+        },
         **modes,
     }
 

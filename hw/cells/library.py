@@ -1,0 +1,43 @@
+"""What a library of target cells offers, and how a block finds the one of its platform."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from amaranth.hdl import Module
+
+if TYPE_CHECKING:
+    from hw.block_memory import BlockMemory
+    from hw.multiplier import Multiplier
+    from hw.mux_adder import MuxAdder
+
+
+class Cells(ABC):
+    """Cells of one FPGA family behind the interfaces of the portable blocks, equal to them cycle by cycle.
+
+    Each method gives the module that stands in for the block, or None where this family has nothing better for its
+    sizes than what its tools infer from the portable description.
+    """
+
+    name: str
+    models: Path
+    """Verilog with a behavioural model of every cell that is instantiated and that Yosys has no model of."""
+
+    @abstractmethod
+    def multiplier(self, block: Multiplier) -> Module | None:
+        """`hw.multiplier.Multiplier` with the input and output registers of a hard multiplier."""
+
+    @abstractmethod
+    def memory(self, block: BlockMemory) -> Module | None:
+        """`hw.block_memory.BlockMemory` with the output register of hard memories."""
+
+    @abstractmethod
+    def mux_adder(self, block: MuxAdder) -> Module | None:
+        """`hw.mux_adder.MuxAdder` with choice and addition in one carry chain."""
+
+
+def cells_of(platform: Any) -> Cells | None:
+    """The cells of a platform: its attribute `cells`, or None, which means the portable description."""
+    return getattr(platform, "cells", None)

@@ -80,6 +80,7 @@ def test_every_multiplication_of_the_engine_is_one_hard_multiplier() -> None:
     assert cells.count("  MULT18X18D #(") == config.multipliers + 1
 
 
+@pytest.mark.heavy
 def test_engine_after_synthesis_passes_its_bench() -> None:
     result = run_bench("engine", preset("tiny"), target="netlist")
     assert result.passed, result.failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -17,7 +18,8 @@ from golden.validation import check_inputs
 from hw.config import EngineConfig
 from hw.registers import BY_NAME, COUNTERS_32, COUNTERS_64, IDENTITY, ErrorCode
 
-POLLS = 1_000_000
+BUSY_SECONDS = 60.0
+"""An engine that is busy for so long, with nothing to send or to receive, never ends."""
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,10 @@ class Device:
 
     def counters(self) -> dict[str, int]:
         """Every performance counter by its name in the register map."""
-        values = {n: self.read(f"{n}_HIGH") << 32 | self.read(f"{n}_LOW") for n in COUNTERS_64}
-        return values | {n: self.read(n) for n in COUNTERS_32}
+        names = [f"{n}_{half}" for n in COUNTERS_64 for half in ("HIGH", "LOW")] + list(COUNTERS_32)
+        words = dict(zip(names, self.transport.read_registers([BY_NAME[n].offset for n in names]), strict=True))
+        values = {n: words[f"{n}_HIGH"] << 32 | words[f"{n}_LOW"] for n in COUNTERS_64}
+        return values | {n: words[n] for n in COUNTERS_32}
 
     def error(self) -> ErrorCode:
         """What went wrong first since the last acknowledge or soft reset."""
@@ -107,11 +111,11 @@ class Device:
 
     def wait_idle(self) -> None:
         """Wait until no command is under way.  Raises DeviceError if the engine reports an error, or never ends."""
-        for _ in range(POLLS):
-            if not self.field("STATUS", "busy"):
-                self.check()
-                return
-        raise DeviceError("the engine stays busy: soft_reset() brings it back")
+        start = time.monotonic()
+        while self.field("STATUS", "busy"):
+            if time.monotonic() - start > BUSY_SECONDS:
+                raise DeviceError(f"the engine stays busy for {BUSY_SECONDS:.0f} s: soft_reset() brings it back")
+        self.check()
 
     def soft_reset(self, resync: bool = False) -> None:
         """Bring the engine back to a clean state; weights and masks must be loaded again."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from fpga.packets import Bytes
 
@@ -17,6 +18,10 @@ class Transport(ABC):
     @abstractmethod
     def read_register(self, address: int) -> int:
         """Read 32 bits from a byte address."""
+
+    def read_registers(self, addresses: Sequence[int]) -> list[int]:
+        """Read several registers, in this order; one round trip where the way there is long."""
+        return [self.read_register(address) for address in addresses]
 
     @abstractmethod
     def send(self, packet: Bytes) -> None:

@@ -1,4 +1,4 @@
-"""Builds the Verilated shared library of an engine and loads it."""
+"""Builds shared libraries of Verilated designs, and loads that of an engine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from hw.config import EngineConfig
@@ -15,8 +16,6 @@ from rtl_gen.files import cached
 from rtl_gen.verilator import ToolError, verilator_env
 from rtl_gen.verilog import top_name
 
-SOURCE = Path(__file__).with_name("simulator.cpp")
-CLASS = "Vengine"
 VERILATOR_FLAGS = (
     "-O3",
     "--x-assign",
@@ -41,8 +40,22 @@ def _run(command: list[str], env: dict[str, str], folder: Path) -> None:
         raise ToolError(f"{command[0]} failed with status {done.returncode}:\n{tail}")
 
 
-def build(verilog: Path, top: str, stream_width: int) -> Path:
-    """The shared library of the engine in `verilog`, built unless an earlier call built the same text.
+@dataclass(frozen=True)
+class Wrapper:
+    """The C++ file that gives a Verilated design its C interface.
+
+    `name` is that of the cache and of the library; in upper case also of the macro that is the Verilated class (with
+    `_HEADER` behind it: its header).  `headers` are the files beside `source` that it includes.
+    """
+
+    name: str
+    source: Path
+    headers: tuple[Path, ...] = ()
+    defines: tuple[str, ...] = ()
+
+
+def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
+    """The shared library of the module `top` in `verilog`, built unless an earlier call built the same text.
 
     Raises ToolError, which says what to install or quotes the tool that failed.
     """
@@ -50,33 +63,20 @@ def build(verilog: Path, top: str, stream_width: int) -> Path:
     key = hashlib.sha256()
     for part in (
         verilog.read_bytes(),
-        SOURCE.read_bytes(),
-        " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS, FAST, SLOW)).encode(),
+        *(path.read_bytes() for path in (wrapper.source, *wrapper.headers)),
+        " ".join((*VERILATOR_FLAGS, *COMPILER_FLAGS, FAST, SLOW, *wrapper.defines)).encode(),
     ):
         key.update(hashlib.sha256(part).digest())
+    macro, verilated = wrapper.name.upper(), f"V{wrapper.name}"
 
     def make(folder: Path) -> None:
         objects = folder / "objects"
-        _run(
-            [
-                "verilator",
-                "--cc",
-                *VERILATOR_FLAGS,
-                "--top-module",
-                top,
-                "--prefix",
-                CLASS,
-                "--Mdir",
-                "objects",
-                str(verilog),
-            ],
-            env,
-            folder,
-        )
-        root = Path(env["VERILATOR_ROOT"])
-        sources = [*sorted(objects.glob("*.cpp")), *(root / "include" / n for n in RUNTIME), SOURCE]
-        defines = [f"-DENGINE={CLASS}", f'-DENGINE_HEADER="{CLASS}.h"', f"-DSTREAM_BYTES={stream_width // 8}"]
-        includes = [f"-I{root / 'include'}", f"-I{root / 'include' / 'vltstd'}", f"-I{objects}"]
+        verilate = ["verilator", "--cc", *VERILATOR_FLAGS, "--top-module", top, "--prefix", verilated]
+        _run([*verilate, "--Mdir", "objects", str(verilog)], env, folder)
+        root = Path(env["VERILATOR_ROOT"]) / "include"
+        sources = [*sorted(objects.glob("*.cpp")), *(root / n for n in RUNTIME), wrapper.source]
+        defines = [f"-D{macro}={verilated}", f'-D{macro}_HEADER="{verilated}.h"', *(f"-D{d}" for d in wrapper.defines)]
+        includes = [f"-I{path}" for path in (root, root / "vltstd", objects, wrapper.source.parent)]
         compiler = env.get("CXX", "").split() or ["c++"]
 
         def compile_one(source: Path) -> str:
@@ -91,12 +91,12 @@ def build(verilog: Path, top: str, stream_width: int) -> Path:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = list(pool.map(compile_one, sources))
-        _run([*compiler, "-shared", "-o", "engine.so", *compiled, "-lpthread"], env, folder)
+        _run([*compiler, "-shared", "-o", f"{wrapper.name}.so", *compiled, "-lpthread"], env, folder)
         for path in objects.iterdir():
             path.unlink()
         objects.rmdir()
 
-    return cached("simulator", key.hexdigest()[:24], make) / "engine.so"
+    return cached(f"verilated/{wrapper.name}", key.hexdigest()[:24], make) / f"{wrapper.name}.so"
 
 
 def load(config: EngineConfig, verilog: Path | None = None) -> ctypes.CDLL:
@@ -104,7 +104,10 @@ def load(config: EngineConfig, verilog: Path | None = None) -> ctypes.CDLL:
 
     `verilog` puts another text in the place of the generated one (a mutated design, say).
     """
-    path = build(verilog or cached_verilog(config), top_name(config), config.stream_width)
+    wrapper = Wrapper(
+        "engine", Path(__file__).with_name("simulator.cpp"), defines=(f"STREAM_BYTES={config.stream_width // 8}",)
+    )
+    path = build(verilog or cached_verilog(config), top_name(config), wrapper)
     library = ctypes.CDLL(str(path))
     size, pointer = ctypes.c_size_t, ctypes.c_void_p
     library.simulator_new.restype = pointer

@@ -1,4 +1,4 @@
-"""The blocks that have a bench, by the names of their files in hw/."""
+"""The blocks that have a bench, by the names of their files in hw/ and fpga/link/."""
 
 from __future__ import annotations
 
@@ -53,6 +53,7 @@ BLOCKS: dict[str, Block] = dict(
         _block("packing", "tb.harness", "Packing"),
         _block("memory", "tb.harness", "WeightMemory"),
         _block("counters", "hw.counters", "Counters"),
+        _block("serial_link", "tb.harness", "Link"),
         _block("engine", "hw.engine", "Engine", "engine_faults"),
     )
 )

@@ -8,6 +8,8 @@ from amaranth.hdl import Module
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from fpga.link.serial_link import SerialLink
+from fpga.link.uart import DIVISOR_MIN
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.memory import StreamMemory
 from hw.packet_closer import PacketCloser
@@ -67,6 +69,13 @@ class Closer(PacketCloser):
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config.stream_width)
+
+
+class Link(SerialLink):
+    """The serial link of an engine, at the fastest line that it can take."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        super().__init__(config.stream_width, DIVISOR_MIN)
 
 
 class BeatSlice(RegisterSlice):

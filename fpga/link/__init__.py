@@ -1,0 +1,1 @@
+"""The serial link, both ends of one protocol: docs/link.md."""

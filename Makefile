@@ -44,6 +44,11 @@ test: lint ## Lint, check types and run the test suite
 test-heavy: setup ## Run the long suites
 	$(BIN)/python -m pytest -n $(WORKERS) -q -m heavy
 
+.PHONY: bitstreams
+bitstreams: setup ## Build the bitstream of every board with its own engine (hours)
+	@set -e; for board in ulx3s ecpix5 orangecrab tang_primer_20k arty_a7; do \
+	  $(BIN)/gradsieve build --board $$board -o build/bitstreams; done
+
 .PHONY: lint
 lint: setup ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from gradsieve.options import error_status, errors
 
-VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare")
+VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare", "build", "board", "deploy")
 """Each is a module of this package whose function `command` is the verb; it imports what is slow only when it runs."""
 
 HELP = """

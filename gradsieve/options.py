@@ -25,6 +25,11 @@ PresetOption = Annotated[
 ]
 
 
+BoardOption = Annotated[
+    str, typer.Option("--board", metavar="NAME", help="Board: ulx3s, ecpix5, orangecrab, tang_primer_20k or arty_a7.")
+]
+
+
 def _writable(path: Path | None) -> Path | None:
     """Refuse a file that could not be written, before any work."""
     if path is not None:
@@ -52,6 +57,7 @@ class CommandError(Exception):
 
 def error_status(error: Exception) -> int | None:
     """The exit status of an error that the user can act on; None if the error is a defect of the program."""
+    from fpga.boards.board import BoardError
     from fpga.errors import DeviceError
     from hw.config import ConfigError
     from rtl_gen.generate import GenerateError
@@ -59,7 +65,7 @@ def error_status(error: Exception) -> int | None:
     from training.errors import SettingsError, TrainingError
     from training.text import TextError
 
-    if isinstance(error, UsageError | ConfigError | SettingsError):
+    if isinstance(error, UsageError | BoardError | ConfigError | SettingsError):
         return 2
     if isinstance(error, CommandError | DeviceError | GenerateError | TextError | ToolError | TrainingError):
         return 1

@@ -283,8 +283,9 @@ class Link:
         for n, (answer, expected) in enumerate(zip(answers, due, strict=False)):
             kind = requests[min(n, len(requests) - 1)][2]
             # while bytes are on their way to the engine, the levels depend on the cycle
-            levels = {} if kind != Kind.SEND else {"free": answer.free, "drained": answer.drained}
-            self.bench.scoreboard.equal(f"answer to {requests}", answer, expected._replace(**levels))
+            if kind == Kind.SEND:
+                expected = expected._replace(free=answer.free, drained=answer.drained)
+            self.bench.scoreboard.equal(f"answer to {requests}", answer, expected)
         return answers
 
     def give(self, packet: bytes, keep: bool = True) -> None:

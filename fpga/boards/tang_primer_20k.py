@@ -1,0 +1,46 @@
+"""Sipeed Tang Primer 20K on its dock, with a Gowin GW2A-18."""
+
+from __future__ import annotations
+
+from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
+
+from fpga.boards.board import LED_SIGNALS, Board, Capacity, Pin
+from fpga.boards.gowin_pll import GowinPll
+from hw.config import EngineConfig
+from hw.formats import Formats
+
+TANG_PRIMER_20K = Board(
+    name="tang_primer_20k",
+    title="Sipeed Tang Primer 20K (dock)",
+    part="GW2A-18",
+    platform=TangPrimer20kDockPlatform,
+    pll=GowinPll,
+    flow="apicula",
+    capacity=Capacity(
+        luts=20_736,
+        flip_flops=15_552,
+        multipliers=48,
+        memory_blocks=46,
+        memory_block_bits=18_432,
+        source="Gowin DS102, table 1-1",
+    ),
+    # 40 bits hold the 128 terms of one run of the largest size three times over
+    config=EngineConfig(
+        name="small",
+        R=4,
+        C=2,
+        max_H=32,
+        max_I=32,
+        max_B=8,
+        max_T=16,
+        stream_width=32,
+        formats=Formats(weight_grad_width=40),
+    ),
+    clock_mhz=54.0,
+    bauds=(1_000_000, 500_000, 115_200),
+    leds={signal: Pin("led", n) for n, signal in enumerate(LED_SIGNALS)},
+    loader=("-b", "tangprimer20k"),
+    usb="the USB-C socket of the dock marked DEBUG: its BL616 is both the JTAG cable and the serial port, the second "
+    "of its two ports (/dev/ttyUSB1 on Linux); DIP switch 1 of the dock must be on",
+    reset=Pin("button", 0),
+)

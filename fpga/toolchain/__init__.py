@@ -1,0 +1,1 @@
+"""From a board and an engine to a bitstream and a report, with tools that are installed as wheels."""

@@ -107,10 +107,10 @@ class BoardTop(Elaboratable):
         m.submodules.tx = tx = io.Buffer("o", port(Pin(self.board.serial.resource, self.board.serial.number, "tx")))
         locked = Signal()
         m.submodules.pll = self.clocking.pll.cell(oscillator.i, self.clock, locked)
-        m.d.comb += [core.clk.eq(self.clock), core.rst.eq(0), core.rx.eq(rx.i), tx.o.eq(core.tx)]
+        m.d.comb += [core.clk.eq(self.clock), core.rst.eq(~locked), core.rx.eq(rx.i), tx.o.eq(core.tx)]
         if self.board.reset is not None:
             m.submodules.button = button = io.Buffer("i", port(self.board.reset))
-            m.d.comb += core.rst.eq(button.i)
+            m.d.comb += core.rst.eq(~locked | button.i)
         shown = {pin: signal for signal, pin in self.board.leds.items()}
         for pin in _whole_lamps(platform, self.board):
             led = io.Buffer("o", port(pin))

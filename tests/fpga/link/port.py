@@ -101,14 +101,14 @@ class BoardPort:
         self.unplug_at: float | None = None
         self.to_board: Faults | None = None
         self.to_host: Faults | None = None
-        self.ready = b""
+        self.ready = self.late = b""
         self._line = b""
         self.reset_board()
 
     def open(self) -> None:
-        """Nothing is kept from before."""
+        """Nothing is kept from before, but what is `late`."""
         self._check()
-        self.ready = b""
+        self.ready = self.late
 
     def close(self) -> None:
         """The board goes on."""

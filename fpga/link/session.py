@@ -109,7 +109,6 @@ class Session:
         self.window = 0
         self._heard = self.clock()
         self.free = self.available = 0
-        self.drained = False
 
     def begin(self) -> None:
         """Say HELLO until the board answers; whatever was under way is forgotten on both sides."""
@@ -141,9 +140,7 @@ class Session:
         return len(payload) == HELLO_ANSWER.size and HELLO_ANSWER.unpack(payload)[-1] == self._nonce
 
     def _welcome(self, response: Response) -> None:
-        version, self.window, self.payload_max, self.input_size, self.output_size, self.beat_bytes, _ = (
-            HELLO_ANSWER.unpack(response.payload)
-        )
+        version, self.window, self.payload_max, *_ = HELLO_ANSWER.unpack(response.payload)
         if version != VERSION:
             raise DeviceError(
                 f"the board on {self.name} speaks version {version} of the link's protocol and this host {VERSION}: "
@@ -288,7 +285,7 @@ class Session:
         self._levels(response)
 
     def _levels(self, response: Response) -> None:
-        self.free, self.available, self.drained = response.free, response.available, response.drained
+        self.free, self.available = response.free, response.available
 
     def _check_alive(self) -> None:
         if not self.alive:

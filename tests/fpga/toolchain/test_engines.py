@@ -1,0 +1,37 @@
+"""What is built of whole engines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fpga import bitstream
+from fpga.boards.registry import board
+from fpga.toolchain.build import build
+from hw.config import preset
+
+pytestmark = pytest.mark.heavy
+
+
+def test_bitstream_of_an_engine(tmp_path: Path) -> None:
+    report = build(board("ulx3s"), preset("tiny"), output=tmp_path, seeds=(1,), clock_mhz=25)
+    assert report.bitstream is not None
+    assert bitstream.read(report.bitstream).digest_checked
+    config = preset("tiny")
+    assert report.resources["multipliers"].used >= config.multipliers
+    assert report.array_luts > 0
+    assert report.path is not None
+
+
+def test_project_for_vivado(tmp_path: Path) -> None:
+    report = build(board("arty_a7"), preset("tiny"), output=tmp_path)
+    assert report.bitstream is None
+    assert not report.seeds
+    assert report.as_json()["place_and_route"] == "not run"
+    assert report.array_luts > 0
+    assert report.resources["multipliers"].used == preset("tiny").multipliers
+    project = (tmp_path / "arty_a7_tiny.tcl").read_text()
+    for suffix in (".v", ".xdc"):
+        assert f"arty_a7_tiny{suffix}\n" in project
+        assert (tmp_path / f"arty_a7_tiny{suffix}").stat().st_size > 0

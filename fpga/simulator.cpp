@@ -1,6 +1,6 @@
 // The Verilated engine behind a C interface that moves whole packets: no call a clock cycle.
 //
-// Compiled once a design, with -DTOP=<Verilated class> -DTOP_HEADER="<its header>" -DSTREAM_BYTES=<bytes of a beat>.
+// Compiled once a design, with -DENGINE=<Verilated class> -DENGINE_HEADER="<its header>" -DSTREAM_BYTES=<bytes of a beat>.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>

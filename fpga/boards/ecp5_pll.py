@@ -6,56 +6,24 @@ Trellis.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
-from fractions import Fraction
-
 from amaranth.hdl import Instance, Signal, Value
 
-from fpga.boards.pll import Pll, instance, no_clock
+from fpga.boards.pll import DividingPll, Limits, instance
 
-DETECTOR_HZ = (10_000_000, 400_000_000)
-OSCILLATOR_HZ = (400_000_000, 800_000_000)
-OUTPUT_HZ = (3_125_000, 400_000_000)
-DIVIDER_MAX = 128
+LIMITS = Limits(
+    detector_hz=(10_000_000, 400_000_000),
+    oscillator_hz=(400_000_000, 800_000_000),
+    output_hz=(3_125_000, 400_000_000),
+    input_divider_max=128,
+    multipliers=(1, 128),
+    output_divider_max=128,
+)
 
 
-@dataclass(frozen=True)
-class Ecp5Pll(Pll):
-    """The output is input / `input_divider` * `multiplier` / `output_divider`.
+class Ecp5Pll(DividingPll):
+    """The first output closes the loop at the detector's frequency, the second is the clock: any ratio can be made."""
 
-    The first output closes the loop at the detector's frequency, the second is the clock: so any ratio can be made.
-    """
-
-    input_hz: int
-    input_divider: int
-    multiplier: int
-    output_divider: int
-
-    @property
-    def output_hz(self) -> Fraction:
-        return Fraction(self.input_hz * self.multiplier, self.input_divider * self.output_divider)
-
-    @classmethod
-    def at_most(cls, input_hz: int, target_hz: float) -> Ecp5Pll:
-        best: Ecp5Pll | None = None
-        target = min(Fraction(target_hz), Fraction(OUTPUT_HZ[1]))
-        for input_divider in range(1, DIVIDER_MAX + 1):
-            detector = Fraction(input_hz, input_divider)
-            if not DETECTOR_HZ[0] <= detector <= DETECTOR_HZ[1]:
-                continue
-            first, last = math.ceil(OSCILLATOR_HZ[0] / detector), int(OSCILLATOR_HZ[1] / detector)
-            for multiplier in range(first, min(last, DIVIDER_MAX) + 1):
-                output_divider = math.ceil(detector * multiplier / target) if target > 0 else DIVIDER_MAX + 1
-                if output_divider > DIVIDER_MAX or detector * multiplier / output_divider < OUTPUT_HZ[0]:
-                    continue
-                pll = cls(input_hz, input_divider, multiplier, output_divider)
-                # of equal clocks the first has the fastest detector, and so the least jitter
-                if best is None or pll.output_hz > best.output_hz:
-                    best = pll
-        if best is None:
-            raise no_clock(input_hz, target_hz, OUTPUT_HZ[0] / 1e6)
-        return best
+    limits = LIMITS
 
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Instance:
         loop = Signal()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from amaranth.hdl import Instance, Module, Value
 
@@ -31,6 +33,57 @@ class Pll(ABC):
     @abstractmethod
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Instance | Module:
         """The cell with these settings; `locked` is high while the output is stable."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Least and largest frequencies in hertz, and least and largest dividers (the smallest of the others is 1)."""
+
+    detector_hz: tuple[int, int]
+    oscillator_hz: tuple[int, int]
+    output_hz: tuple[int, int]
+    input_divider_max: int
+    multipliers: tuple[int, int]
+    output_divider_max: int
+
+
+@dataclass(frozen=True)
+class DividingPll(Pll):
+    """The oscillator runs at input / `input_divider` * `multiplier`, the output at that / `output_divider`."""
+
+    input_hz: int
+    input_divider: int
+    multiplier: int
+    output_divider: int
+
+    limits: ClassVar[Limits]
+
+    @property
+    def output_hz(self) -> Fraction:
+        return Fraction(self.input_hz * self.multiplier, self.input_divider * self.output_divider)
+
+    @classmethod
+    def at_most(cls, input_hz: int, target_hz: float) -> Self:
+        limits = cls.limits
+        best: Self | None = None
+        target = min(Fraction(target_hz), Fraction(limits.output_hz[1]))
+        for input_divider in range(1, limits.input_divider_max + 1):
+            detector = Fraction(input_hz, input_divider)
+            if not limits.detector_hz[0] <= detector <= limits.detector_hz[1]:
+                continue
+            first, last = math.ceil(limits.oscillator_hz[0] / detector), int(limits.oscillator_hz[1] / detector)
+            for multiplier in range(max(first, limits.multipliers[0]), min(last, limits.multipliers[1]) + 1):
+                oscillator = detector * multiplier
+                output_divider = math.ceil(oscillator / target) if target > 0 else limits.output_divider_max + 1
+                if output_divider > limits.output_divider_max or oscillator / output_divider < limits.output_hz[0]:
+                    continue
+                pll = cls(input_hz, input_divider, multiplier, output_divider)
+                # of equal clocks the first has the fastest detector, and so the least jitter
+                if best is None or pll.output_hz > best.output_hz:
+                    best = pll
+        if best is None:
+            raise no_clock(input_hz, target_hz, limits.output_hz[0] / 1e6)
+        return best
 
 
 def no_clock(input_hz: int, target_hz: float, least_mhz: float) -> ClockError:

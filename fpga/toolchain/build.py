@@ -19,9 +19,9 @@ from fpga.toolchain.critical_path import critical_path
 from fpga.toolchain.flows import FLOWS, RESOURCES, Commands, Flow, commands_of
 from fpga.toolchain.progress import Follower, Progress
 from fpga.toolchain.report import MARGIN, BuildReport, Resource, Seed
-from fpga.toolchain.tools import ToolFailed, run, version
 from hw.config import EngineConfig
 from rtl_gen.files import cached, write_text
+from rtl_gen.tools import ToolFailed, run, version
 from rtl_gen.verilator import ToolError
 from rtl_gen.verilog import zeros_left_out
 

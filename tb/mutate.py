@@ -32,9 +32,15 @@ def mutants(text: str, count: int, seed: int = 1) -> list[tuple[str, str]]:
     Fewer, if the text has not so many operations.
     """
     lines = text.splitlines()
-    used = Counter(re.findall(r"\\\S+|\w+", text))
-    # declared, assigned and used: what nothing uses cannot be noticed
-    places = [n for n, line in enumerate(lines) if _OPERATION.match(line) and used[line.split()[1]] > 2]
+    places: list[int] = []
+    start = 0
+    for end, line in enumerate(lines):
+        if line == "endmodule":
+            used = Counter(re.findall(r"\\\S+|\w+", "\n".join(lines[start : end + 1])))
+            # declared, assigned and used in its module: what nothing uses cannot be noticed
+            inside = [n for n in range(start, end) if _OPERATION.match(lines[n])]
+            places += [n for n in inside if used[lines[n].split()[1]] > 2]
+            start = end + 1
     chosen = random.Random(seed).sample(places, min(count, len(places)))
     out = []
     for n in chosen:

@@ -24,8 +24,10 @@ class ModeCheck:
 
     `sizes` are H, I, B, T; `values` so many integers were compared, and `differences` of them, by field, were wrong.
     `seconds` is the whole round trip: weights, masks and tape there, results and weight gradients back.
-    `transfer_seconds` of it packets moved, `compute_seconds` they waited for the engine; the rest went to registers
-    and to the host.  `array_cycles` are the clock cycles in which the array worked.
+    Between the tape's first beat and the result's last one, the engine's counters tell the cycles of `run_cycles` in
+    which it did not wait for the tape: their share of that time are `compute_seconds`.  `transfer_seconds` is
+    the rest of the time in which packets moved, and what remains went to registers and to the host.  `array_cycles`
+    are the clock cycles in which the array worked.
     """
 
     mode: SieveMode
@@ -38,6 +40,7 @@ class ModeCheck:
     bytes_sent: int
     bytes_received: int
     retransmitted: int
+    run_cycles: int
     array_cycles: int
 
     @property
@@ -73,7 +76,11 @@ def check(
         before, begin = Statistics(**vars(statistics)), time.perf_counter()
         result = device.backward(*case)
         seconds, after = time.perf_counter() - begin, Statistics(**vars(statistics))
-        compute = after.waiting_seconds - before.waiting_seconds
+        counters = device.counters()
+        run_cycles, array_cycles = counters["CYCLES"], counters["BUSY_CYCLES"]
+        # the array works on while the tape is waited for
+        computing = max(array_cycles, run_cycles - counters["STALL_TAPE"])
+        compute = (after.exchange_seconds - before.exchange_seconds) * computing / run_cycles
         yield ModeCheck(
             mode=mode,
             sizes=sizes,
@@ -85,7 +92,8 @@ def check(
             bytes_sent=after.bytes_sent - before.bytes_sent,
             bytes_received=after.bytes_received - before.bytes_received,
             retransmitted=after.retransmitted - before.retransmitted,
-            array_cycles=device.counters()["BUSY_CYCLES"],
+            run_cycles=run_cycles,
+            array_cycles=array_cycles,
         )
 
 

@@ -112,7 +112,10 @@ class SerialTransport(Transport):
         return self._stream(b"", size)
 
     def exchange(self, packet: Bytes, size: int) -> Bytes:
-        return self._stream(packet.tobytes(), size)
+        before = self.statistics.seconds
+        received = self._stream(packet.tobytes(), size)
+        self.statistics.exchange_seconds += self.statistics.seconds - before
+        return received
 
     def _stream(self, packet: bytes, size: int, await_packet: bool = True) -> Bytes:
         """Send `packet` until the engine has taken it, and take one of at most `size` bytes if `await_packet`."""

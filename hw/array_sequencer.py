@@ -13,7 +13,9 @@ from hw.arithmetic import bits_for
 from hw.compactor import job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
+from hw.loop_counter import LoopCounter
 from hw.memory import StreamMemory, write_layout
+from hw.register_slice import RegisterSlice
 from hw.run import run_layout
 
 
@@ -54,30 +56,35 @@ class ArraySequencer(wiring.Component):
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
         meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
 
-        step, batch_tile = Signal(range(c.max_T)), Signal(range(c.batch_tiles))
-        tile, first_column = Signal(range(c.tiles)), Signal(bits_for(max(c.max_I, c.max_H) + c.R))
-        slot, any_row, last_tile = Signal(), Signal(), Signal()
+        # the column bitmap's stall reaches the states from a register
+        m.submodules.column_request = request = RegisterSlice(columns.request.payload.shape())
+        wiring.connect(m, request.sink, columns.request)
+
+        step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
+        # both count the tiles; they end apart
+        x_tile, h_tile = LoopCounter(m, run.end.x_tiles, "x_tile"), LoopCounter(m, run.end.h_tiles, "h_tile")
+        first_column = Signal(bits_for(max(c.max_I, c.max_H) + c.R))
+        slot, any_row = Signal(), Signal()
         inputs_ready, inputs_taken = Signal(2), Signal()
         issue, end_x, end_h, offer = Signal(), Signal(), Signal(), Signal()
         gradient, hidden = Signal(), Signal()
         m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
         job = meta_in.job
         m.d.comb += [
-            last_tile.eq(batch_tile == run.end.batch_tiles),
-            end_x.eq(tile == run.end.x_tiles),
-            end_h.eq(tile == run.end.h_tiles),
-            issue.eq(offer & columns.request.ready & meta_fifo.w_rdy),
-            columns.request.valid.eq(issue),
-            columns.request.payload.eq(step * c.tiles + job.tile),
+            end_x.eq(x_tile.at_end),
+            end_h.eq(h_tile.at_end),
+            issue.eq(offer & request.source.ready & meta_fifo.w_rdy),
+            request.source.valid.eq(issue),
+            request.source.payload.eq(step * c.tiles + job.tile),
             meta_fifo.w_en.eq(issue),
             meta_fifo.w_data.eq(meta_in),
             job.gradient.eq(gradient),
             job.hidden.eq(hidden),
             job.slot.eq(slot),
-            job.tile.eq(Mux(hidden, c.x_tiles, 0) + tile),
+            job.tile.eq(Mux(hidden, c.x_tiles + h_tile.value, x_tile.value)),
             job.first_column.eq(first_column),
-            job.lanes.eq(Mux(last_tile, run.last_lanes, c.C)),
-            job.batch_tile.eq(batch_tile),
+            job.lanes.eq(Mux(batch_tile.at_end, run.last_lanes, c.C)),
+            job.batch_tile.eq(batch_tile.value),
             job.ends_hidden.eq(~gradient & hidden & end_h),
             job.ends_step.eq(gradient & hidden & end_h),
             meta_in.any_row.eq(any_row),
@@ -91,15 +98,18 @@ class ArraySequencer(wiring.Component):
             with m.State(state):
                 m.d.comb += [offer.eq(1), gradient.eq(is_gradient), hidden.eq(is_hidden)]
                 with m.If(issue):
-                    m.d.sync += [tile.eq(tile + 1), first_column.eq(first_column + c.R)]
+                    (h_tile if is_hidden else x_tile).advance()
+                    m.d.sync += first_column.eq(first_column + c.R)
                     with m.If(end_h if is_hidden else end_x):
-                        m.d.sync += [tile.eq(0), first_column.eq(0)]
+                        m.d.sync += first_column.eq(0)
                         m.next = after
 
         with m.FSM():
             with m.State("IDLE"):  # no run
                 with m.If(self.start):
-                    m.d.sync += [step.eq(run.T - 1), batch_tile.eq(0), slot.eq(0), tile.eq(0), first_column.eq(0)]
+                    m.d.sync += [step.eq(run.T - 1), slot.eq(0), first_column.eq(0)]
+                    for each in (batch_tile, x_tile, h_tile):
+                        each.clear()
                     m.next = "WAIT_ROWS"
             with m.State("WAIT_ROWS"):  # for the rows of the next batch tile
                 m.d.comb += [self.steps.ready.eq(1), self.waiting.eq(~self.steps.valid)]
@@ -115,9 +125,10 @@ class ArraySequencer(wiring.Component):
             tiles("GRADIENT_INPUT", True, False, "GRADIENT_HIDDEN")  # dW_ih
             tiles("GRADIENT_HIDDEN", True, True, "NEXT")  # dW_hh
             with m.State("NEXT"):  # on to the next batch tile or step
-                m.d.sync += [slot.eq(~slot), batch_tile.eq(Mux(last_tile, 0, batch_tile + 1))]
+                m.d.sync += slot.eq(~slot)
+                batch_tile.advance()
                 m.next = "WAIT_ROWS"
-                with m.If(last_tile):
+                with m.If(batch_tile.at_end):
                     m.d.sync += step.eq(step - 1)
                     with m.If(step == 0):
                         m.d.comb += self.done.eq(1)

@@ -41,10 +41,11 @@ class BiasGradientAccumulator(wiring.Component):
         c, rate = self.config, self.config.gate_rows_per_cycle
         width = c.formats.weight_grad_width
         layout = data.StructLayout({"valid": 1, "address": range(self.groups)})
-        stage_1, stage_2 = Signal(layout), Signal(layout)
+        stage_0, stage_1, stage_2 = Signal(layout), Signal(layout), Signal(layout)
         m.d.sync += [
-            stage_1.valid.eq(self.rows.valid),
-            stage_1.address.eq(self.rows.payload.address),
+            stage_0.valid.eq(self.rows.valid),
+            stage_0.address.eq(self.rows.payload.address),
+            stage_1.eq(stage_0),
             stage_2.eq(stage_1),
         ]
         # a request reads through the same port: the controller never reads during a run
@@ -60,13 +61,14 @@ class BiasGradientAccumulator(wiring.Component):
             terms = [self.rows.payload.word[r][lane] for lane in range(c.C)]
             lane_sum = sum(terms[1:], start=terms[0])
             sum_1 = Signal(lane_sum.shape(), name=f"lane_sum_{r}_stage1", reset_less=True)
+            sum_0 = Signal.like(sum_1, name=f"lane_sum_{r}_stage0")
             sum_2 = Signal.like(sum_1, name=f"lane_sum_{r}_stage2")
             old = Signal(signed(width), name=f"old_{r}", reset_less=True)
-            m.d.sync += [sum_1.eq(lane_sum), sum_2.eq(sum_1), old.eq(read_port.data)]
+            m.d.sync += [sum_0.eq(lane_sum), sum_1.eq(sum_0), sum_2.eq(sum_1), old.eq(read_port.data)]
             cleared = self.clear.valid & (self.clear.payload % rate == r)
             m.d.comb += [
-                read_port.en.eq(self.rows.valid | self.request.ready),
-                read_port.addr.eq(Mux(self.rows.valid, self.rows.payload.address, self.request.payload // rate)),
+                read_port.en.eq(stage_0.valid | self.request.ready),
+                read_port.addr.eq(Mux(stage_0.valid, stage_0.address, self.request.payload // rate)),
                 write_port.en.eq(stage_2.valid | cleared),
                 write_port.addr.eq(Mux(self.clear.valid, self.clear.payload // rate, stage_2.address)),
                 write_port.data.eq(Mux(self.clear.valid, 0, old + sum_2)),

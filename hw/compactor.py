@@ -79,11 +79,11 @@ class Compactor(wiring.Component):
 
     Bitmaps are read a word of BITMAP_WORD bits a cycle, also across jobs; words of zeros cost nothing downstream, and
     `look_ahead` words are kept ready, so that bitmaps down to 2 % density stream without a bubble.  A job without any
-    index gives one beat marked `empty`.  First index `latency` = 10 cycles after an idle compactor takes its job.
+    index gives one beat marked `empty`.  First index `latency` = 12 cycles after an idle compactor takes its job.
     """
 
     look_ahead = 16
-    latency = 10
+    latency = 12
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -110,17 +110,23 @@ class Compactor(wiring.Component):
         fetched_layout = data.StructLayout({"word": range(words), "last": 1, "job": job_layout(c)})
         m.submodules.fetched = fetched_fifo = SyncFIFOBuffered(width=fetched_layout.size, depth=4)
         fetched_in, fetched = Signal(fetched_layout), data.View(fetched_layout, fetched_fifo.r_data)
+        # no stall of the bitmaps reaches the jobs within a cycle
+        m.submodules.row_request = row_request = RegisterSlice(rows.request.payload.shape())
+        m.submodules.block_request = block_request = RegisterSlice(blocks.request.payload.shape())
+        wiring.connect(m, row_request.sink, rows.request)
+        wiring.connect(m, block_request.sink, blocks.request)
+        ask_row, ask_block = row_request.source, block_request.source
         word, issue, last_word = Signal(range(words)), Signal(), Signal()
         job = self.jobs.payload
         m.d.comb += [
             # a column that is not kept has no index whatever its rows: one word is enough to say so
             last_word.eq((word == self.run.end.bitmap_words) | ~job.kept),
-            issue.eq(self.jobs.valid & rows.request.ready & blocks.request.ready & fetched_fifo.w_rdy),
+            issue.eq(self.jobs.valid & ask_row.ready & ask_block.ready & fetched_fifo.w_rdy),
             self.jobs.ready.eq(issue & last_word),
-            rows.request.valid.eq(issue),
-            rows.request.payload.eq(Mux(job.slot, words, 0) + word),
-            blocks.request.valid.eq(issue),
-            blocks.request.payload.eq(job.tile * words + word),
+            ask_row.valid.eq(issue),
+            ask_row.payload.eq(Mux(job.slot, words, 0) + word),
+            ask_block.valid.eq(issue),
+            ask_block.payload.eq(job.tile * words + word),
             fetched_in.word.eq(word),
             fetched_in.last.eq(last_word),
             fetched_in.job.eq(job),
@@ -185,18 +191,35 @@ class Compactor(wiring.Component):
         m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
         groups = [current.bits[n : n + GROUP] for n in range(0, BITMAP_WORD, GROUP)]
         chosen = _lowest(current.groups)
-        word_done, group_taken = Signal(), Signal()
+        word_done, group_taken = Signal(), Signal()  # word_done: one group is left, known ahead
         m.d.comb += [
-            word_done.eq(~_several(current.groups)),
             next_entry.source.payload.eq(entries.r_data),
             next_entry.source.valid.eq(entries.r_rdy),
             entries.r_en.eq(next_entry.source.ready),
             next_entry.sink.ready.eq(~current_valid | (group_taken & word_done)),
         ]
         with m.If(group_taken & current_valid):
-            m.d.sync += current.groups.eq(current.groups & ~chosen)
+            rest = current.groups & ~chosen
+            m.d.sync += [current.groups.eq(rest), word_done.eq(~_several(rest))]
         with m.If(next_entry.sink.ready):
-            m.d.sync += [current_valid.eq(next_entry.sink.valid), current.eq(next_entry.sink.payload)]
+            m.d.sync += [
+                current_valid.eq(next_entry.sink.valid),
+                current.eq(next_entry.sink.payload),
+                word_done.eq(~_several(next_entry.sink.payload.groups)),
+            ]
+
+        # both levels end a word or group by their own bits only
+        m.submodules.next_group = next_group = RegisterSlice(_group_layout(c))
+        found = next_group.source.payload
+        m.d.comb += [
+            next_group.source.valid.eq(current_valid),
+            group_taken.eq(next_group.source.ready),
+            found.bits.eq(reduce(or_, (g & taken.replicate(GROUP) for g, taken in zip(groups, chosen, strict=True)))),
+            found.place.eq(Cat(_position(chosen), current.word)),
+            found.end.eq(current.end & word_done),
+            found.empty.eq(current.empty),
+            found.job.eq(current.job),
+        ]
 
         # groups to indices: the lowest bit
         group, group_valid, first = Signal(_group_layout(c)), Signal(), Signal(init=1)
@@ -205,8 +228,7 @@ class Compactor(wiring.Component):
         out = self.indices.payload
         m.d.comb += [
             advance.eq(~self.indices.valid | self.indices.ready),
-            group_done.eq(~_several(group.bits)),
-            group_taken.eq(~group_valid | (advance & group_done)),
+            next_group.sink.ready.eq(~group_valid | (advance & group_done)),
         ]
         with m.If(advance):
             m.d.sync += [
@@ -218,17 +240,13 @@ class Compactor(wiring.Component):
                 out.job.eq(group.job),
             ]
             with m.If(group_valid):
-                m.d.sync += [group.bits.eq(group.bits & ~lowest), first.eq(group.end & group_done)]
-        with m.If(group_taken):
+                rest = group.bits & ~lowest
+                m.d.sync += [group.bits.eq(rest), group_done.eq(~_several(rest)), first.eq(group.end & group_done)]
+        with m.If(next_group.sink.ready):
             m.d.sync += [
-                group_valid.eq(current_valid),
-                group.bits.eq(
-                    reduce(or_, (g & taken.replicate(GROUP) for g, taken in zip(groups, chosen, strict=True)))
-                ),
-                group.place.eq(Cat(_position(chosen), current.word)),
-                group.end.eq(current.end & word_done),
-                group.empty.eq(current.empty),
-                group.job.eq(current.job),
+                group_valid.eq(next_group.sink.valid),
+                group.eq(next_group.sink.payload),
+                group_done.eq(~_several(next_group.sink.payload.bits)),
             ]
         return m
 

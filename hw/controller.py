@@ -78,6 +78,10 @@ class Controller(wiring.Component):
             self.sizes_bad.eq(sizes_bad),
         ]
         sizes = {"H": c.max_H, "I": c.max_I, "B": c.max_B, "T": c.max_T}
+        too_large_or_zero = {n: Signal(name=f"bad_{n}") for n in sizes}
+        for name, largest in sizes.items():
+            value = getattr(self.sizes, name)
+            m.d.sync += too_large_or_zero[name].eq((value == 0) | (value > largest))
         quotients = {
             "B": (c.C, run.batch_tiles, run.last_lanes),
             "I": (c.R, run.x_tiles, run.last_x_columns),
@@ -163,13 +167,9 @@ class Controller(wiring.Component):
                 m.d.sync += first_cycle.eq(0)
                 with m.If(first_cycle):
                     m.d.sync += derived.eq(0)
-                    bad = 0
-                    for name, largest in sizes.items():
-                        value = getattr(self.sizes, name)
-                        bad |= (value == 0) | (value > largest)
-                        m.d.sync += run[name].eq(value)
+                    m.d.sync += [run[name].eq(getattr(self.sizes, name)) for name in sizes]
                     # cleared here, so that a size written meanwhile is not missed
-                    m.d.sync += [sizes_bad.eq(bad), stale.eq(0)]
+                    m.d.sync += [sizes_bad.eq(_any(too_large_or_zero)), stale.eq(0)]
                     for name, (_, count, _last) in quotients.items():
                         m.d.sync += [remainders[name].eq(getattr(self.sizes, name)), count.eq(1)]
                 with m.Else():

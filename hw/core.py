@@ -25,11 +25,11 @@ from hw.operand_fetch import OperandFetch, gradient_word_layout, weight_word_lay
 from hw.output_packets import OutputPackets
 from hw.packets import STATISTICS_WORDS
 from hw.packing import beat_layout
-from hw.readout import WeightGradientReadout, group_layout
+from hw.readout import WeightGradientReadout
 from hw.register_slice import RegisterSlice
 from hw.registers import COUNTERS_32, COUNTERS_64
 from hw.row_bitmap import RowBitmapBuilder
-from hw.sieve import Sieve, sieved_rows_layout
+from hw.sieve import Sieve
 from hw.state_store import StateStore
 from hw.systolic_array import SystolicArray
 
@@ -145,17 +145,15 @@ class Core(wiring.Component):
         join(flip(self.x), gates.x)
         # no stall of the array side reaches the tape's side within a cycle
         m.submodules.gate_inputs = gate_inputs = RegisterSlice(gate_input_layout(c), full=unit.period == 1)
-        m.submodules.sieved_rows = sieved_rows = RegisterSlice(sieved_rows_layout(c))
         join(gates.gate_inputs, gate_inputs.source)
         join(gate_inputs.sink, unit.inputs)
-        m.d.sync += [gates.cells.valid.eq(unit.cells.valid), gates.cells.payload.eq(unit.cells.payload)]
+        join(unit.cells, gates.cells)
         join(unit.rows, sieve.rows)
-        join(sieve.sieved, sieved_rows.source)
-        join(sieved_rows.sink, builder.sieved)
+        join(sieve.sieved, builder.sieved)
         # the bitmap builder may still be at the batch tile before
-        m.submodules.tiles = tiles = SyncFIFOBuffered(width=1, depth=2)
-        join(gates.tile, tiles.w_stream)
-        join(tiles.r_stream, builder.tile)
+        m.submodules.tiles = tiles = RegisterSlice(1)
+        join(gates.tile, tiles.source)
+        join(tiles.sink, builder.tile)
         join(gates.input_write, inputs.write)
         join(builder.row_write, rows.write)
         join(builder.bias_rows, bias.rows)
@@ -172,13 +170,15 @@ class Core(wiring.Component):
         # a batch tile's statistics wait here while dx of the one before leaves
         depth = 2 * (c.bitmap_words + STATISTICS_WORDS)
         m.submodules.statistics = statistics = SyncFIFOBuffered(width=BITMAP_WORD, depth=depth)
-        join(builder.statistics, statistics.w_stream)
+        m.submodules.statistics_slice = statistics_slice = RegisterSlice(BITMAP_WORD)
+        join(builder.statistics, statistics_slice.source)
+        join(statistics_slice.sink, statistics.w_stream)
         join(statistics.r_stream, output.statistics)
 
         # jobs -> indices -> operands -> array -> drain and write-back
-        m.submodules.steps = steps = SyncFIFOBuffered(width=1, depth=2)
-        m.d.comb += [steps.w_en.eq(builder.done), steps.w_data.eq(builder.rows_kept != 0)]
-        join(steps.r_stream, sequencer.steps)
+        m.submodules.steps = steps = RegisterSlice(1)  # as many as there may be
+        m.d.comb += [steps.source.valid.eq(builder.done), steps.source.payload.eq(builder.rows_kept != 0)]
+        join(steps.sink, sequencer.steps)
         m.d.comb += sequencer.inputs_done.eq(gates.inputs_done)
         for name, source, sink in (
             ("jobs", sequencer.jobs, compactor.jobs),
@@ -199,10 +199,16 @@ class Core(wiring.Component):
         join(flip(self.block_write), compactor.block_bitmap_write)
         join(flip(self.column_write), sequencer.column_bitmap_write)
         join(compactor.indices, fetch.indices)
-        join(fetch.row_request, rows.request)
-        join(rows.word, fetch.row_word)
-        join(fetch.weight_request, weights.request)
-        join(weights.word, fetch.weight_word)
+        for store, request, word in (
+            (rows, fetch.row_request, fetch.row_word),
+            (weights, fetch.weight_request, fetch.weight_word),
+        ):
+            m.d.comb += [
+                store.request.valid.eq(request.valid),
+                store.request.payload.eq(request.payload),
+                word.eq(store.word.payload),
+                store.word.ready.eq(1),
+            ]
         join(flip(self.weight_write), weights.write)
         join(inputs.rows, array.inputs)
         join(fetch.operands, array.operands)
@@ -221,39 +227,40 @@ class Core(wiring.Component):
             (state.hidden_write, self.hidden_write, drain.hidden_write),
             (state.cell_write, self.cell_write, gates.cell_write),
         ):
-            m.d.comb += [
+            m.d.sync += [
                 store.valid.eq(seed.valid | write.valid),
                 store.payload.eq(Mux(write.valid, write.payload.as_value(), seed.payload.as_value())),
             ]
-        m.d.comb += [
-            state.request.valid.eq(gates.state_request.valid | output.state_request.valid),
-            state.request.payload.eq(Mux(output.in_state, output.state_request.payload, gates.state_request.payload)),
-            gates.state_request.ready.eq(state.request.ready & ~output.in_state),
-            output.state_request.ready.eq(state.request.ready & output.in_state),
-            gates.state.payload.eq(state.state.payload),
-            output.state.payload.eq(state.state.payload),
-            gates.state.valid.eq(state.state.valid & ~output.in_state),
-            output.state.valid.eq(state.state.valid & output.in_state),
-            state.state.ready.eq(Mux(output.in_state, output.state.ready, gates.state.ready)),
-        ]
+        m.submodules.state_request = state_request = RegisterSlice(state.request.payload.shape())
+        join(state_request.sink, state.request)
+        for_host, asks = Signal(), state_request.source
+        m.d.sync += for_host.eq(output.in_state)
+        for reader, turn in ((gates, ~for_host), (output, for_host)):
+            with m.If(turn):
+                m.d.comb += [
+                    asks.valid.eq(reader.state_request.valid),
+                    asks.payload.eq(reader.state_request.payload),
+                    state.state.ready.eq(reader.state.ready),
+                ]
+            m.d.comb += [
+                reader.state_request.ready.eq(asks.ready & turn),
+                reader.state.valid.eq(state.state.valid & turn),
+                reader.state.payload.eq(state.state.payload),
+            ]
 
-        # weight gradients: a run and the readout never read at the same time
+        # weight gradients: a run, which never stalls them, and the readout never read at the same time
         reading = Signal()
-        m.submodules.read_words = read_words = RegisterSlice(gradient_word_layout(c), full=False)
-        join(read_words.sink, readout.gradient_word)
         m.d.sync += reading.eq(~controller.running)
         m.d.comb += [
-            gradients.request.valid.eq(Mux(reading, readout.gradient_request.valid, fetch.gradient_request.valid)),
+            gradients.request.valid.eq(readout.gradient_request.valid | fetch.gradient_request.valid),
             gradients.request.payload.eq(
                 Mux(reading, readout.gradient_request.payload, fetch.gradient_request.payload)
             ),
-            readout.gradient_request.ready.eq(gradients.request.ready & reading),
-            fetch.gradient_request.ready.eq(gradients.request.ready & ~reading),
-            read_words.source.payload.eq(gradients.word.payload),
-            fetch.gradient_word.payload.eq(gradients.word.payload),
-            read_words.source.valid.eq(gradients.word.valid & reading),
-            fetch.gradient_word.valid.eq(gradients.word.valid & ~reading),
-            gradients.word.ready.eq(Mux(reading, read_words.source.ready, fetch.gradient_word.ready)),
+            readout.gradient_request.ready.eq(gradients.request.ready),
+            fetch.gradient_word.eq(gradients.word.payload),
+            readout.gradient_word.payload.eq(gradients.word.payload),
+            readout.gradient_word.valid.eq(gradients.word.valid),
+            gradients.word.ready.eq(~reading | readout.gradient_word.ready),
             gradients.write.valid.eq(fetch.gradient_write.valid | readout.gradient_clear.valid),
             gradients.write.payload.address.eq(
                 Mux(
@@ -270,9 +277,7 @@ class Core(wiring.Component):
         join(bias.word, bias_words.source)
         join(bias_words.sink, readout.bias_word)
         join(readout.bias_clear, bias.clear)
-        m.submodules.groups = groups = RegisterSlice(group_layout(c))
-        join(readout.groups, groups.source)
-        join(groups.sink, output.groups)
+        join(readout.groups, output.groups)
         join(output.beats, flip(self.out))
 
         # a run's work is over when every batch tile that the bitmap builder announced has left the array

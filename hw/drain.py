@@ -14,6 +14,7 @@ from hw.compactor import job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.memory import write_layout
+from hw.register_slice import RegisterSlice
 from hw.requantizer import Requantizer, requantized_layout
 
 
@@ -29,7 +30,7 @@ class Drain(wiring.Component):
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
-        self.tiles = 2 + -(-(config.C + 12) // config.R)
+        self.tiles = (2 if config.R > 2 else 4) + -(-(config.C + 16) // config.R)
         gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
         super().__init__(
             {
@@ -59,25 +60,33 @@ class Drain(wiring.Component):
             jobs.w_data.eq(self.jobs.payload),
             jobs.w_en.eq(self.jobs.valid),
         ]
-        job, row = data.View(job_layout(c), jobs.r_data), data.View(row_layout, rows.r_data)
+        # the queue may be a block memory, whose words come late in the cycle
+        m.submodules.next_row = next_row = RegisterSlice(row_layout)
+        m.d.comb += [
+            next_row.source.payload.eq(rows.r_data),
+            next_row.source.valid.eq(rows.r_rdy),
+            rows.r_en.eq(next_row.source.ready),
+        ]
+        job, row, row_valid = data.View(job_layout(c), jobs.r_data), next_row.sink.payload, next_row.sink.valid
         tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
         exists, take, last = Signal(), Signal(), Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
         # both conditions come from registers; room that a tile leaves is seen a cycle later
         spaced, room = Signal(init=1), Signal(init=1)
         m.d.comb += self.ready.eq(spaced & room)
-        m.d.sync += room.eq(tiles_open + self.jobs.valid < self.tiles)
+        # a tile that ends is seen two cycles later; where the next may end before, its room is kept free
+        m.d.sync += room.eq(tiles_open < self.tiles - (0 if c.R > 2 else 2))
         with m.If(self.jobs.valid):
             m.d.sync += [spacing.eq(c.R - 1), spaced.eq(c.R == 1)]
         with m.Elif(~spaced):
             m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
         m.d.comb += [
             exists.eq(index < job.columns),
-            self.dx.valid.eq(rows.r_rdy & jobs.r_rdy & ~job.hidden & exists),
+            self.dx.valid.eq(row_valid & jobs.r_rdy & ~job.hidden & exists),
             self.dx.payload.eq(row.lanes),
-            take.eq(rows.r_rdy & jobs.r_rdy & (job.hidden | ~exists | self.dx.ready)),
+            take.eq(row_valid & jobs.r_rdy & (job.hidden | ~exists | self.dx.ready)),
             last.eq(index == c.R - 1),
-            rows.r_en.eq(take),
+            next_row.sink.ready.eq(take),
             jobs.r_en.eq(take & last),
             self.hidden_write.valid.eq(take & job.hidden & exists),
             self.hidden_write.payload.address.eq(job.batch_tile * c.max_H + job.first_column + index),

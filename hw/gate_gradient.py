@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import bits_for, popcount, round_half_even, saturate
 from hw.config import EngineConfig
+from hw.delay_line import DelayLine
 from hw.flow import Flow
 from hw.formats import FixedPoint
 from hw.multiplier import Multiplier
+from hw.register_slice import RegisterSlice
 
 PRODUCT_LATENCY = Multiplier.latency + 2
 """Cycles from a product's operands to its rounded value: multiplier, minuend, rounding."""
@@ -93,7 +96,7 @@ class GateGradientUnit(wiring.Component):
     A pipeline of macro-stages of `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product
     of a class in each cycle of a macro-stage, and values move on when the macro-stage ends.  `inputs` takes one hidden
     unit a period; `rows` gives its gate rows i, f, g, o in order, `gate_rows_per_cycle` a cycle, from `latency` cycles
-    later; `cells` its dc, once, with the first of them.  Backpressure on `rows` holds the whole pipeline.
+    later; `cells` its dc, once, at the earliest then.  Backpressure on `rows` holds the whole pipeline, a cycle later.
     `saturated` counts what left its format in lanes that hold a sample.
     """
 
@@ -138,7 +141,7 @@ class GateGradientUnit(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from an accepted input to its first gate rows, without backpressure."""
-        return 1 + self.out_stage * self.period
+        return 1 + self.out_stage * self.period + RegisterSlice.latency
 
     def _format(self, name: str) -> FixedPoint:
         f = self.config.formats
@@ -148,28 +151,32 @@ class GateGradientUnit(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, period, lanes = self.config, self.period, self.config.C
-        advance, boundary, phase = Signal(), Signal(), Signal(range(max(period, 2)))
+        # the stall comes from a register, as it reaches every register of the pipeline
+        m.submodules.out = out = RegisterSlice(gate_rows_layout(c))
+        wiring.connect(m, out.sink, wiring.flipped(self.rows))
+        advance, boundary, last_phase = Signal(), Signal(), Signal(init=period == 1)
+        phase = Signal(range(max(period, 2)))
+        next_phase = Signal.like(phase)
         m.d.comb += [
-            advance.eq(~self.rows.valid | self.rows.ready),
-            boundary.eq(advance & (phase == period - 1)),
+            advance.eq(out.source.ready),
+            boundary.eq(advance & last_phase),
+            next_phase.eq(Mux(last_phase, 0, phase + 1)),
             self.inputs.ready.eq(boundary),
         ]
         with m.If(advance):
-            m.d.sync += phase.eq(Mux(phase == period - 1, 0, phase + 1))
+            m.d.sync += [phase.eq(next_phase), last_phase.eq(next_phase == period - 1)]
 
-        # values[name][lane][stage]: signals, grown by a register a macro-stage on demand
-        values: dict[tuple[str, int], list[Value]] = {}
+        # the value of a name and lane when it is ready, and where it is looked at macro-stages later
+        values: dict[tuple[str, int], Value] = {}
+        taps: dict[tuple[str, int], dict[int, Signal]] = defaultdict(dict)
 
         def at(name: str, lane: int, stage: int) -> Value:
-            chain = values[name, lane]
-            while len(chain) <= stage - self.ready[name]:
-                signal = Signal(
-                    chain[-1].shape(), name=f"{name}_{lane}_stage{self.ready[name] + len(chain)}", reset_less=True
-                )
-                with m.If(boundary):
-                    m.d.sync += signal.eq(chain[-1])
-                chain.append(signal)
-            return chain[stage - self.ready[name]]
+            if stage == self.ready[name]:
+                return values[name, lane]
+            if stage not in taps[name, lane]:
+                shape = 1 if name == "lane_valid" else signed(self._format(name).width)
+                taps[name, lane][stage] = Signal(shape, name=f"{name}_{lane}_stage{stage}")
+            return taps[name, lane][stage]
 
         valid = [Signal(name=f"valid_stage{s}") for s in range(self.out_stage + 1)]
         with m.If(boundary):
@@ -181,13 +188,14 @@ class GateGradientUnit(wiring.Component):
                 signal = Signal(signed(self._format(name).width), name=f"{name}_{lane}_stage0", reset_less=True)
                 with m.If(boundary):
                     m.d.sync += signal.eq(self.inputs.payload[name][lane])
-                values[name, lane] = [signal]
+                values[name, lane] = signal
             lane_valid = Signal(name=f"lane_valid_{lane}_stage0", reset_less=True)
             with m.If(boundary):
                 m.d.sync += lane_valid.eq(self.inputs.payload.lane_valid[lane])
-            values["lane_valid", lane] = [lane_valid]
+            values["lane_valid", lane] = lane_valid
 
         flags: dict[tuple[str, int], Value] = {}
+        landings: dict[tuple[str, int], tuple[Signal, Signal]] = {}
         # sums first, then products, each once its operands exist: in order of readiness
         order = sorted((*_SUMS, *self.issue), key=lambda n: self.ready[n])
         created: set[str] = set()
@@ -202,35 +210,42 @@ class GateGradientUnit(wiring.Component):
                     created.add(key)
                     for lane in range(lanes):
                         for p in _CLASSES[group][unit * period : (unit + 1) * period]:
-                            landed = Signal(signed(self._format(p.name).width), name=f"{p.name}_{lane}_landed")
-                            flag = Signal(name=f"{p.name}_{lane}_saturated_landed")
+                            landed = Signal(
+                                signed(self._format(p.name).width), name=f"{p.name}_{lane}_landed", reset_less=True
+                            )
+                            flag = Signal(name=f"{p.name}_{lane}_saturated_landed", reset_less=True)
                             stage = Signal.like(landed, name=f"{p.name}_{lane}_stage{self.ready[p.name]}")
-                            stage_flag = Signal(name=f"{p.name}_{lane}_saturated")
+                            stage_flag = Signal.like(flag, name=f"{p.name}_{lane}_saturated")
                             with m.If(boundary):
                                 m.d.sync += [stage.eq(landed), stage_flag.eq(flag)]
-                            values[p.name, lane] = [stage]
+                            values[p.name, lane] = stage
                             flags[p.name, lane] = stage_flag
-                            values[f"{p.name}.landed", lane] = [landed, flag]
+                            landings[p.name, lane] = landed, flag
         # all values are named now, so the multipliers may refer to any of them
         for group, products in _CLASSES.items():
             for unit in range(c.gate_rows_per_cycle):
                 shared = products[unit * period : (unit + 1) * period]
                 for lane in range(lanes):
-                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, values, advance, phase)
+                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, landings, advance, phase)
 
-        out = self.out_stage
-        dz = [[at(f"dz_{g}", lane, out) for lane in range(lanes)] for g in "ifgo"]
+        end = self.out_stage
+        dz = [[at(f"dz_{g}", lane, end) for lane in range(lanes)] for g in "ifgo"]
         rate = c.gate_rows_per_cycle
         for r in range(rate):
             for lane in range(lanes):
                 choices = [dz[p * rate + r][lane] for p in range(period)]
-                m.d.comb += self.rows.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
-        m.d.comb += [
-            self.rows.valid.eq(valid[out]),
-            self.cells.valid.eq(valid[out] & advance & (phase == 0)),
-        ]
-        m.d.comb += [self.cells.payload[lane].eq(at("dc_out", lane, out)) for lane in range(lanes)]
+                m.d.comb += out.source.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
+        m.d.comb += out.source.valid.eq(valid[end])
+        m.d.sync += self.cells.valid.eq(valid[end] & advance & (phase == 0))
+        m.d.sync += [self.cells.payload[lane].eq(at("dc_out", lane, end)) for lane in range(lanes)]
         self._count(m, at, flags, valid, advance & (phase == 0))
+
+        for (name, lane), stages in taps.items():
+            before, source = self.ready[name], values[name, lane]
+            for stage, tap in sorted(stages.items()):
+                m.submodules[f"{name}_{lane}_to_stage{stage}"] = line = DelayLine(tap.shape(), stage - before)
+                m.d.comb += [line.enable.eq(boundary), line.input.eq(source), tap.eq(line.output)]
+                before, source = stage, tap
         return m
 
     def _add(self, m: Module, name: str, at: Any, values: Any, flags: Any, boundary: Value) -> None:
@@ -239,11 +254,13 @@ class GateGradientUnit(wiring.Component):
             stage = self.ready[name] - 1
             total = at(left, lane, stage) + at(right, lane, stage)
             clipped, overflow = saturate(total, self._format(name).width)
-            result = Signal(signed(self._format(name).width), name=f"{name}_{lane}_stage{self.ready[name]}")
-            flag = Signal(name=f"{name}_{lane}_saturated")
+            result = Signal(
+                signed(self._format(name).width), name=f"{name}_{lane}_stage{self.ready[name]}", reset_less=True
+            )
+            flag = Signal(name=f"{name}_{lane}_saturated", reset_less=True)
             with m.If(boundary):
                 m.d.sync += [result.eq(clipped), flag.eq(overflow)]
-            values[name, lane] = [result]
+            values[name, lane] = result
             flags[name, lane] = flag
 
     def _multiply(
@@ -253,7 +270,7 @@ class GateGradientUnit(wiring.Component):
         products: tuple[_Product, ...],
         lane: int,
         at: Any,
-        values: Any,
+        landings: Any,
         advance: Value,
         phase: Value,
     ) -> None:
@@ -305,7 +322,7 @@ class GateGradientUnit(wiring.Component):
         rounded = register(round_half_even(exact, shift), "rounded")
         results = {width: saturate(rounded, width) for width in {target.width for _, _, target in formats}}
         for slot, p in enumerate(products):
-            landed, flag = values[f"{p.name}.landed", lane]
+            landed, flag = landings[p.name, lane]
             clipped, saturated = results[self._format(p.name).width]
             with m.If(advance & (phase == (slot + PRODUCT_LATENCY) % self.period)):
                 m.d.sync += [landed.eq(clipped), flag.eq(saturated)]

@@ -64,8 +64,8 @@ class GateSequencer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, run = self.config, self.run
-        step, batch_tile = Signal(range(c.max_T)), Signal(range(c.batch_tiles))
-        first_step, slot, last_tile = Signal(), Signal(), Signal()
+        step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
+        first_step, slot, last_tile = Signal(), Signal(), batch_tile.at_end
         slots_used, tiles_open = Signal(2), Signal(bits_for(c.batch_tiles))
         requested, unit, column = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal(range(c.max_I))
         # the cells of a batch tile leave the unit when the next one's records go in: they have their own counters
@@ -75,9 +75,7 @@ class GateSequencer(wiring.Component):
         lane_valid, lane_count = Signal(c.C), Signal(bits_for(c.C))
         starting = Signal()
         m.d.comb += [
-            last_tile.eq(batch_tile == run.end.batch_tiles),
             lane_count.eq(Mux(last_tile, run.last_lanes, c.C)),
-            lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)])),
             input_base.eq(Mux(slot, self.input_depth // 2, 0)),
             self.tile.payload.eq(slot),
             self.state_request.payload.eq(tile_base + requested),
@@ -89,7 +87,9 @@ class GateSequencer(wiring.Component):
         for name in ("i", "f", "g", "o", "tanh_c", "c_prev"):
             m.d.comb += inputs[name].eq(record[name])
         seeded = Signal()
-        m.d.comb += [seeded.eq(~first_step | run.seed), inputs.lane_valid.eq(lane_valid)]
+        m.d.comb += inputs.lane_valid.eq(lane_valid)
+        # steady before the first unit of a batch tile
+        m.d.sync += [seeded.eq(~first_step | run.seed), lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)]))]
         for n in range(c.C):
             m.d.comb += [
                 inputs.dy[n].eq(Mux(lane_valid[n], record.dy[n], 0)),
@@ -111,7 +111,8 @@ class GateSequencer(wiring.Component):
         with m.FSM():
             with m.State("IDLE"):  # no run
                 with m.If(self.start):
-                    m.d.sync += [step.eq(run.T - 1), batch_tile.eq(0), first_step.eq(1), tile_base.eq(0), slot.eq(0)]
+                    m.d.sync += [step.eq(run.T - 1), first_step.eq(1), tile_base.eq(0), slot.eq(0)]
+                    batch_tile.clear()
                     m.next = "WAIT"
             with m.State("WAIT"):  # for a free slot, a complete dh_rec and room in the queue of batch tiles
                 may_start = (slots_used != 2) & (tiles_open != run.batch_tiles)
@@ -152,9 +153,9 @@ class GateSequencer(wiring.Component):
             with m.State("NEXT"):  # on to the next batch tile; after the last one, until all cells are stored
                 finishes = last_tile & (step == 0)
                 with m.If(~finishes | (cells_open == 0)):
+                    batch_tile.advance()
                     m.d.sync += [
                         slot.eq(~slot),
-                        batch_tile.eq(Mux(last_tile, 0, batch_tile + 1)),
                         tile_base.eq(Mux(last_tile, 0, tile_base + c.max_H)),
                     ]
                     m.next = "WAIT"

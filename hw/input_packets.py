@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -17,21 +18,37 @@ from hw.loop_counter import LoopCounter
 from hw.memory import write_layout
 from hw.operand_fetch import weight_word_layout
 from hw.packets import RECORD_VECTORS, PacketKind
-from hw.packing import Unpacker, beat_layout
+from hw.packing import beat_layout
+from hw.register_slice import RegisterSlice
 from hw.registers import ErrorCode
 from hw.run import run_layout
 from hw.state_store import lanes_layout
 
 
+class Target(IntEnum):
+    """Where a word goes."""
+
+    WEIGHTS = 0
+    BLOCKS = 1
+    COLUMNS = 2
+    HIDDEN = 3
+    CELL = 4
+    RECORDS = 5
+    X = 6
+
+
 class InputPackets(wiring.Component):
     """Takes packets, checks kind and length, and hands their contents to the stores or to the gate sequencer.
 
-    One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle).  `running` tells
+    One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle); a word is complete
+    `latency` = 2 cycles after its last beat is taken.  `running` tells
     that a run is active: a tape waits for it, other kinds are refused during it; so is every packet while
     `sizes_bad`.  A bad packet gives `error` for one cycle and is thrown away to its end, as is all that follows until
     `clear` (soft reset), which also forgets what was begun; with `resync` the next beat is a header.  `open` is high
     between the first and the last beat of a packet.
     """
+
+    latency = 2
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -63,103 +80,114 @@ class InputPackets(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, run, e = self.config, self.run, self.config.formats.element_bits
+        beat_width, state_depth = c.stream_width, c.batch_tiles * c.max_H
+        lanes_width = c.lane_slots * e
         widths = {
-            "columns": c.column_slots * e,
-            "word": BITMAP_WORD,
-            "lanes": c.lane_slots * e,
-            "record": RECORD_VECTORS * c.lane_slots * e,
+            "WEIGHTS": c.column_slots * e,
+            "BLOCKS": BITMAP_WORD,
+            "COLUMNS": BITMAP_WORD,
+            "SEEDS": lanes_width,
+            "GATES": RECORD_VECTORS * lanes_width,
+            "X": lanes_width,
         }
-        units = {name: Unpacker(c.stream_width, width) for name, width in widths.items()}
-        beat_valid, beat_ready = Signal(), Signal()  # of the packet's body
-        selected = {name: Signal(name=f"selects_{name}") for name in widths}
-        for name, unit in units.items():
-            m.submodules[f"unpack_{name}"] = unit
-            m.d.comb += [
-                unit.beats.payload.eq(self.beats.payload),
-                unit.beats.valid.eq(beat_valid & selected[name]),
-                unit.clear.eq(self.clear),
-            ]
-            with m.If(selected[name]):
-                m.d.comb += beat_ready.eq(unit.beats.ready)
+        beats_of_word = {state: -(-width // beat_width) for state, width in widths.items()}
+        words_of_beat = {state: -(-beat_width // width) for state, width in widths.items()}
 
-        # the word at hand, whatever its width
-        taken, last, beat_end, short = Signal(), Signal(), Signal(), Signal()
-        section_end, packet_end = Signal(), Signal()
-        # the beat behind a section's last word belongs to the next section's unpacker
-        offered, accepting = Signal(), Signal()
-        for name, unit in units.items():
-            word = unit.words
-            with m.If(selected[name]):
-                m.d.comb += [
-                    taken.eq(word.valid & word.ready),
-                    offered.eq(word.valid),
-                    last.eq(word.payload.last),
-                    beat_end.eq(word.payload.beat_end),
-                    short.eq(word.payload.short),
-                    unit.flush.eq(section_end),
-                ]
-        bad_length, fault = Signal(), Signal(Shape.cast(ErrorCode))
+        # pieces: a beat, or the part of it that is one word, and where it belongs
+        addresses = (c.weight_words, c.tiles * c.bitmap_words, c.max_T * c.tiles, state_depth)
+        piece_layout = data.StructLayout(
+            {
+                "data": beat_width,
+                "index": range(max(beats_of_word.values())),
+                "complete": 1,  # the last of its word
+                "target": Target,
+                "address": range(max(addresses)),
+                "bit": range(BITMAP_WORD),  # of a word of column masks
+            }
+        )
+        m.submodules.pieces = pieces = RegisterSlice(piece_layout)
+        piece = pieces.source.payload
+        m.d.comb += pieces.clear.eq(self.clear)
+
+        # the packet at hand
+        in_body, offered, accepted = Signal(), Signal(), Signal()
+        complete, part_end, word_end = Signal(), Signal(), Signal(init=1)
+        section_end, packet_end, bad_length = Signal(), Signal(), Signal()
+        beat = self.beats.payload
+        m.d.comb += [
+            offered.eq(self.beats.valid & in_body),
+            accepted.eq(offered & pieces.source.ready),
+            pieces.source.valid.eq(offered & ~(beat.last & ~complete)),
+            piece.complete.eq(complete),
+            # a section's last word ends its beat: the next section begins on a beat boundary
+            bad_length.eq(
+                accepted
+                & Mux(complete & packet_end, ~beat.last, beat.last & (~complete | section_end | (part_end & word_end)))
+            ),
+        ]
+        fault = Signal(Shape.cast(ErrorCode))
         m.d.sync += [self.error.valid.eq(fault != ErrorCode.NONE), self.error.payload.eq(fault)]
-        m.d.comb += bad_length.eq(taken & (short | Mux(packet_end, ~last, Mux(section_end, last, last & beat_end))))
 
-        kind, ended, open_ = Signal(PacketKind), Signal(), Signal()
-        header, sent = Signal(), Signal()  # header: the next beat is one
+        kind, open_ = Signal(PacketKind), Signal()
+        sent, still_open = Signal(), Signal()
         is_tape, known = Signal(), Signal()
-        m.d.comb += [sent.eq(self.beats.valid & self.beats.ready), self.open.eq(open_)]
-        still_open = Signal()
-        m.d.comb += still_open.eq(Mux(sent, ~self.beats.payload.last, open_))
+        m.d.comb += [
+            sent.eq(self.beats.valid & self.beats.ready),
+            self.open.eq(open_),
+            still_open.eq(Mux(sent, ~beat.last, open_)),
+        ]
         m.d.sync += open_.eq(still_open & ~(self.clear & self.resync))
-        with m.If(sent):
-            # no beat behind the packet's last may enter its body
-            m.d.sync += ended.eq(self.beats.payload.last & ~header)
 
         def loop(end: Any, name: str) -> LoopCounter:
             return LoopCounter(m, end, name)
 
-        unit_index, word_index = loop(run.end.H, "unit_index"), loop(run.end.bitmap_words, "word_index")
-        x_tile, h_tile, tile = (loop(run.end[f"{n}tiles"], f"{n}tile") for n in ("x_", "h_", ""))
+        unit, word_index = loop(run.end.H, "unit"), loop(run.end.bitmap_words, "word_index")
+        x_tile, h_tile = loop(run.end.x_tiles, "x_tile"), loop(run.end.h_tiles, "h_tile")
         step, batch_tile = loop(run.end.T, "step"), loop(run.end.batch_tiles, "batch_tile")
         column = loop(run.end.I, "column")
-        loops = (unit_index, word_index, x_tile, h_tile, tile, step, batch_tile, column)
-        gate, bit, second = Signal(2), Signal(range(BITMAP_WORD)), Signal()
-        tile_base, state_base = Signal(range(c.weight_words + c.gate_rows)), Signal(range(c.batch_tiles * c.max_H))
+        loops = (unit, word_index, x_tile, h_tile, step, batch_tile, column)
+        index, part, bit = Signal.like(piece.index), Signal(range(max(words_of_beat.values()))), Signal.like(piece.bit)
+        gate, second, in_hidden = Signal(2), Signal(), Signal()
+        # h tiles have fixed places behind those of the largest I
+        weight_base, state_base = Signal(range(c.weight_words + c.gate_rows)), Signal(range(state_depth + c.max_H))
+        block_base = Signal(range((c.tiles + 1) * c.bitmap_words))
+        column_base = Signal(range((c.max_T + 1) * c.tiles))
+        m.d.comb += [piece.index.eq(index), piece.bit.eq(bit)]
+        with m.If(accepted):
+            with m.If(~complete):
+                m.d.sync += index.eq(index + 1)
+            with m.Elif(word_end):
+                m.d.sync += [index.eq(0), part.eq(Mux(part_end | section_end, 0, part + 1))]
 
-        def elements(value: Value, count: int, width: int) -> list[Value]:
-            return [value[n * e : n * e + width].as_signed() for n in range(count)]
+        def next_tile() -> None:
+            """The tiles of x, then those of h."""
+            with m.If(in_hidden):
+                h_tile.advance()
+                with m.If(h_tile.at_end):
+                    m.d.sync += in_hidden.eq(0)
+            with m.Else():
+                x_tile.advance()
+                with m.If(x_tile.at_end):
+                    m.d.sync += in_hidden.eq(1)
 
-        # contents, independent of the state
-        columns_word = units["columns"].words.payload.data
-        lanes_word = units["lanes"].words.payload.data
-        record_word = units["record"].words.payload.data
-        bits_word = units["word"].words.payload.data
-        storage_tile = Signal(range(c.tiles))  # h tiles have fixed places behind those of the largest I
-        m.d.comb += [
-            storage_tile.eq(Mux(tile.value < run.x_tiles, tile.value, tile.value - run.x_tiles + c.x_tiles)),
-            self.weight_write.payload.address.eq(tile_base + Cat(gate, unit_index.value)),
-            *[
-                self.weight_write.payload.word[n].eq(v)
-                for n, v in enumerate(elements(columns_word, c.R, c.formats.weight.width))
-            ],
-            self.block_write.payload.word.eq(bits_word),
-            self.block_write.payload.address.eq(storage_tile * c.bitmap_words + word_index.value),
-            self.column_write.payload.word.eq(bits_word.bit_select(bit, 1)),
-            self.column_write.payload.address.eq(step.value * c.tiles + storage_tile),
-            self.hidden_write.payload.address.eq(state_base + unit_index.value),
-            self.cell_write.payload.address.eq(state_base + unit_index.value),
-        ]
-        for n, v in enumerate(elements(lanes_word, c.C, c.formats.gradient.width)):
-            m.d.comb += [self.hidden_write.payload.word[n].eq(v), self.cell_write.payload.word[n].eq(v)]
-        for n, v in enumerate(elements(lanes_word, c.C, c.formats.input.width)):
-            m.d.comb += self.x.payload[n].eq(v)
-        for v, name in enumerate(self.record_layout.members):
-            lanes = self.records.payload[name]
-            for n in range(c.C):
-                start = (v * c.lane_slots + n) * e
-                m.d.comb += lanes[n].eq(record_word[start : start + len(lanes[n])].as_signed())
+        last_tile = in_hidden & h_tile.at_end
+
+        def body(state: str, target: Any, address: Any) -> None:
+            """What all states with contents have in common."""
+            parts = [beat.data[n * widths[state] : (n + 1) * widths[state]] for n in range(words_of_beat[state])]
+            m.d.comb += [
+                in_body.eq(1),
+                piece.data.eq(Array(parts)[part] if len(parts) > 1 else beat.data),
+                piece.target.eq(target),
+                piece.address.eq(address),
+                complete.eq(index == beats_of_word[state] - 1),
+                part_end.eq(part == words_of_beat[state] - 1),
+                self.beats.ready.eq(pieces.source.ready & (~complete | (word_end & (part_end | section_end)))),
+            ]
 
         def leave() -> None:
             """Ends of a state that override its own: packet over, packet bad, soft reset."""
-            with m.If(taken & packet_end):
+            with m.If(accepted & complete & packet_end):
                 m.next = "HEADER"
             with m.If(bad_length):
                 m.next = "DISCARD"
@@ -168,15 +196,16 @@ class InputPackets(wiring.Component):
                 with m.If(still_open & ~self.resync):
                     m.next = "RESYNC"
 
+        h_base = c.x_tiles * c.gate_rows
         with m.FSM() as fsm:
             with m.State("HEADER"):  # between packets
-                word = self.beats.payload.data
-                m.d.comb += header.eq(1)
+                word = beat.data
                 m.d.sync += [
                     kind.eq(word[:8]),
                     is_tape.eq(word[:8] == PacketKind.TAPE),
                     known.eq((word[:8] >= min(PacketKind)) & (word[:8] <= max(PacketKind)) & ~word[8:32].any()),
-                    *[s.eq(0) for s in (gate, bit, second, state_base)],
+                    *[s.eq(0) for s in (index, part, bit, gate, second, in_hidden)],
+                    *[s.eq(0) for s in (state_base, block_base, column_base)],
                 ]
                 for each in loops:
                     each.clear()
@@ -184,11 +213,8 @@ class InputPackets(wiring.Component):
                     m.next = "KIND"
                 leave()
             with m.State("KIND"):  # takes the header, now that registers know its kind, when that kind may come
-                m.d.comb += [
-                    header.eq(1),
-                    self.beats.ready.eq(self.sizes_ready & (self.running | ~is_tape | ~known)),
-                ]
-                m.d.sync += tile_base.eq(Mux(kind == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0))
+                m.d.comb += self.beats.ready.eq(self.sizes_ready & (self.running | ~is_tape | ~known))
+                m.d.sync += weight_base.eq(Mux(kind == PacketKind.WEIGHT_H, h_base, 0))
                 with m.If(sent):
                     with m.If(~known | (self.running & ~is_tape)):
                         m.d.comb += fault.eq(ErrorCode.PACKET_KIND)
@@ -196,7 +222,7 @@ class InputPackets(wiring.Component):
                     with m.Elif(self.sizes_bad):
                         m.d.comb += fault.eq(ErrorCode.BAD_SIZE)
                         m.next = "DISCARD"
-                    with m.Elif(self.beats.payload.last):
+                    with m.Elif(beat.last):
                         m.d.comb += fault.eq(ErrorCode.PACKET_LENGTH)
                         m.next = "DISCARD"
                     with m.Else():
@@ -214,88 +240,74 @@ class InputPackets(wiring.Component):
                 leave()
             with m.State("WEIGHTS"):  # 4H rows of column vectors
                 end_tile = Mux(kind == PacketKind.WEIGHT_X, x_tile.at_end, h_tile.at_end)
-                m.d.comb += [
-                    selected["columns"].eq(1),
-                    units["columns"].words.ready.eq(1),
-                    self.weight_write.valid.eq(taken),
-                    section_end.eq(end_tile & unit_index.at_end & (gate == 3)),
-                    packet_end.eq(section_end),
-                ]
-                with m.If(taken):
-                    m.d.sync += tile_base.eq(tile_base + c.gate_rows)
+                body("WEIGHTS", Target.WEIGHTS, weight_base + Cat(gate, unit.value))
+                m.d.comb += [section_end.eq(end_tile & unit.at_end & (gate == 3)), packet_end.eq(section_end)]
+                with m.If(accepted & complete):
+                    m.d.sync += weight_base.eq(weight_base + c.gate_rows)
                     x_tile.advance()
                     h_tile.advance()
                     with m.If(end_tile):
-                        m.d.sync += tile_base.eq(Mux(kind == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0))
-                        unit_index.advance()
-                        with m.If(unit_index.at_end):
+                        m.d.sync += weight_base.eq(Mux(kind == PacketKind.WEIGHT_H, h_base, 0))
+                        unit.advance()
+                        with m.If(unit.at_end):
                             m.d.sync += gate.eq(gate + 1)
                 leave()
             with m.State("BLOCKS"):  # a bitmap of the gate rows a tile
-                m.d.comb += [
-                    selected["word"].eq(1),
-                    units["word"].words.ready.eq(1),
-                    self.block_write.valid.eq(taken),
-                    section_end.eq(word_index.at_end & tile.at_end),
-                    packet_end.eq(section_end),
-                ]
-                with m.If(taken):
+                body("BLOCKS", Target.BLOCKS, block_base + word_index.value)
+                m.d.comb += [section_end.eq(word_index.at_end & last_tile), packet_end.eq(section_end)]
+                with m.If(accepted & complete):
                     word_index.advance()
                     with m.If(word_index.at_end):
-                        tile.advance()
+                        m.d.sync += block_base.eq(block_base + c.bitmap_words)
+                        with m.If(~in_hidden & x_tile.at_end):
+                            m.d.sync += block_base.eq(c.x_tiles * c.bitmap_words)
+                        next_tile()
                 leave()
-            with m.State("COLUMNS"):  # a bitmap of the tiles a step, written bit by bit
+            with m.State("COLUMNS"):  # a bitmap of the tiles a step, handed on bit by bit
+                tile = Mux(in_hidden, h_tile.value + c.x_tiles, x_tile.value)
+                body("COLUMNS", Target.COLUMNS, column_base + tile)
                 m.d.comb += [
-                    selected["word"].eq(1),
-                    units["word"].words.ready.eq(tile.at_end | (bit == BITMAP_WORD - 1)),
-                    self.column_write.valid.eq(units["word"].words.valid),
-                    section_end.eq(tile.at_end & step.at_end),
+                    # a word stays where it is until its last bit
+                    word_end.eq(last_tile | (bit == BITMAP_WORD - 1)),
+                    section_end.eq(last_tile & step.at_end),
                     packet_end.eq(section_end),
                 ]
-                with m.If(self.column_write.valid):
-                    m.d.sync += bit.eq(Mux(tile.at_end, 0, bit + 1))
-                    tile.advance()
-                    with m.If(tile.at_end):
+                with m.If(accepted & complete):
+                    m.d.sync += bit.eq(Mux(last_tile, 0, bit + 1))
+                    next_tile()
+                    with m.If(last_tile):
+                        m.d.sync += column_base.eq(column_base + c.tiles)
                         step.advance()
                 leave()
             with m.State("SEEDS"):  # dh, dc of each hidden unit of each batch tile
+                body("SEEDS", Mux(second, Target.CELL, Target.HIDDEN), state_base + unit.value)
                 m.d.comb += [
-                    selected["lanes"].eq(1),
-                    units["lanes"].words.ready.eq(1),
-                    self.hidden_write.valid.eq(taken & ~second),
-                    self.cell_write.valid.eq(taken & second),
-                    section_end.eq(second & unit_index.at_end & batch_tile.at_end),
+                    section_end.eq(second & unit.at_end & batch_tile.at_end),
                     packet_end.eq(section_end),
                 ]
-                with m.If(taken):
+                with m.If(accepted & complete):
                     m.d.sync += second.eq(~second)
                     with m.If(second):
-                        unit_index.advance()
-                        with m.If(unit_index.at_end):
+                        unit.advance()
+                        with m.If(unit.at_end):
                             m.d.sync += state_base.eq(state_base + c.max_H)
                             batch_tile.advance()
                 leave()
             with m.State("GATES"):  # records of a batch tile
-                m.d.comb += [
-                    selected["record"].eq(1),
-                    units["record"].words.ready.eq(self.records.ready | short),
-                    self.records.valid.eq(units["record"].words.valid & ~short),
-                    section_end.eq(unit_index.at_end),
-                ]
-                with m.If(taken):
-                    unit_index.advance()
+                body("GATES", Target.RECORDS, 0)
+                m.d.comb += section_end.eq(unit.at_end)
+                with m.If(accepted & complete):
+                    unit.advance()
                     with m.If(section_end):
                         m.next = "X"
                 leave()
             with m.State("X"):  # inputs of a batch tile
+                body("X", Target.X, 0)
                 m.d.comb += [
-                    selected["lanes"].eq(1),
-                    units["lanes"].words.ready.eq(self.x.ready | short),
-                    self.x.valid.eq(units["lanes"].words.valid & ~short),
                     section_end.eq(column.at_end),
                     packet_end.eq(column.at_end & batch_tile.at_end & step.at_end),
                 ]
-                with m.If(taken):
+                with m.If(accepted & complete):
                     column.advance()
                     with m.If(section_end):
                         batch_tile.advance()
@@ -308,17 +320,60 @@ class InputPackets(wiring.Component):
                 leave()
             with m.State("RESYNC"):  # after a soft reset, to the end of the packet that was open
                 m.d.comb += self.beats.ready.eq(1)
-                with m.If(sent & self.beats.payload.last):
+                with m.If(sent & beat.last):
                     m.next = "HEADER"
                 leave()
-        bodies = reduce(or_, (fsm.ongoing(s) for s in ("WEIGHTS", "BLOCKS", "COLUMNS", "SEEDS", "GATES", "X")))
-        m.d.comb += [
-            accepting.eq(bodies & ~ended & ~(offered & section_end)),
-            beat_valid.eq(self.beats.valid & accepting),
-            self.loading.eq(bodies & ~fsm.ongoing("GATES") & ~fsm.ongoing("X")),
-        ]
-        with m.If(accepting):
-            m.d.comb += self.beats.ready.eq(beat_ready)
         with m.If(bad_length):
             m.d.comb += fault.eq(ErrorCode.PACKET_LENGTH)
+
+        loads = reduce(or_, (fsm.ongoing(s) for s in ("WEIGHTS", "BLOCKS", "COLUMNS", "SEEDS")))
+        m.d.comb += self.loading.eq(loads | self._words(m, pieces, max(widths.values())))
         return m
+
+    def _words(self, m: Module, pieces: RegisterSlice, width: int) -> Value:
+        """Words from their pieces, to where they belong; the result is high while one for a store is on its way."""
+        c, e = self.config, self.config.formats.element_bits
+        piece, word = pieces.sink.payload, Signal(max(width, c.stream_width), reset_less=True)
+        layout = data.StructLayout({n: piece.shape().members[n] for n in ("target", "address", "bit")})
+        valid, tag = Signal(), Signal(layout, reset_less=True)
+        taken = Signal()
+        to_array = (tag.target == Target.RECORDS) | (tag.target == Target.X)
+        m.d.comb += [
+            taken.eq(~to_array | Mux(tag.target == Target.X, self.x.ready, self.records.ready)),
+            pieces.sink.ready.eq(~valid | taken),
+        ]
+        with m.If(pieces.sink.ready):
+            m.d.sync += [valid.eq(pieces.sink.valid & piece.complete), *[tag[n].eq(piece[n]) for n in layout.members]]
+            for n in range(len(word) // c.stream_width):
+                with m.If(piece.index == n):
+                    m.d.sync += word[n * c.stream_width : (n + 1) * c.stream_width].eq(piece.data)
+        with m.If(self.clear):
+            m.d.sync += valid.eq(0)
+
+        def elements(count: int, width: int, start: int = 0) -> list[Value]:
+            return [word[n * e : n * e + width].as_signed() for n in range(start, start + count)]
+
+        ports = {
+            Target.WEIGHTS: (self.weight_write, elements(c.R, c.formats.weight.width)),
+            Target.BLOCKS: (self.block_write, word[:BITMAP_WORD]),
+            Target.COLUMNS: (self.column_write, word[:BITMAP_WORD].bit_select(tag.bit, 1)),
+            Target.HIDDEN: (self.hidden_write, elements(c.C, c.formats.gradient.width)),
+            Target.CELL: (self.cell_write, elements(c.C, c.formats.gradient.width)),
+        }
+        for target, (port, contents) in ports.items():
+            m.d.comb += [port.valid.eq(valid & (tag.target == target)), port.payload.address.eq(tag.address)]
+            if isinstance(contents, list):
+                m.d.comb += [port.payload.word[n].eq(v) for n, v in enumerate(contents)]
+            else:
+                m.d.comb += port.payload.word.eq(contents)
+        m.d.comb += [
+            self.records.valid.eq(valid & (tag.target == Target.RECORDS)),
+            self.x.valid.eq(valid & (tag.target == Target.X)),
+            *[self.x.payload[n].eq(v) for n, v in enumerate(elements(c.C, c.formats.input.width))],
+        ]
+        for v, name in enumerate(self.record_layout.members):
+            lanes = self.records.payload[name]
+            for n, value in enumerate(elements(c.C, len(lanes[0]), v * c.lane_slots)):
+                m.d.comb += lanes[n].eq(value)
+        tape = (piece.target == Target.RECORDS) | (piece.target == Target.X)
+        return (valid & ~to_array) | (pieces.sink.valid & ~tape)

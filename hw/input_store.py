@@ -15,13 +15,17 @@ from hw.flow import Flow
 from hw.memory import StreamMemory, write_layout
 from hw.systolic_array import input_row_layout
 
+LEAD = 2
+"""Cycles from `loaded` to the earliest use: the operands' way through their stores."""
+
 
 class InputStore(wiring.Component):
     """Two slots of max_I + max_H lane vectors: x from 0, h from max_I.
 
     `jobs` names tiles in the order in which the array will use them; each is read, R rows in R cycles, columns beyond
-    the tile's last as zeros, and sent on `rows`.  `loaded` is high from the tile's last row until `taken`; the next
-    tile's rows follow from the cycle after that.
+    the tile's last as zeros, and sent on `rows`.  `loaded` is high from the tile's last row but two (its first, if R is
+    less than 3) until `taken`, which must come `LEAD` = 2 cycles after it rose or later; the next tile's rows follow
+    from the cycle after that.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -65,9 +69,9 @@ class InputStore(wiring.Component):
         with m.If(issue):
             m.d.sync += row.eq(Mux(row == c.R - 1, 0, row + 1))
 
-        send = Signal()
+        send, complete = Signal(), Signal()
         m.d.comb += [
-            send.eq(~self.loaded & meta_fifo.r_rdy & (memory.word.valid | ~meta.exists)),
+            send.eq(~complete & meta_fifo.r_rdy & (memory.word.valid | ~meta.exists)),
             meta_fifo.r_en.eq(send),
             memory.word.ready.eq(send & meta.exists),
             self.rows.valid.eq(send),
@@ -75,8 +79,12 @@ class InputStore(wiring.Component):
         ]
         with m.If(meta.exists):
             m.d.comb += self.rows.payload.lanes.eq(memory.word.payload)
-        with m.If(send & meta.last):
+        with m.If(send & (meta.row == max(c.R - 1 - LEAD, 0))):
             m.d.sync += self.loaded.eq(1)
         with m.Elif(self.taken):
             m.d.sync += self.loaded.eq(0)
+        with m.If(send & meta.last):
+            m.d.sync += complete.eq(1)
+        with m.Elif(self.taken):
+            m.d.sync += complete.eq(0)
         return m

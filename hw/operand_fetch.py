@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import Any
 
-from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
-from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import bits_for
+from hw.block_memory import BlockMemory
 from hw.compactor import index_layout, job_layout
 from hw.config import EngineConfig
+from hw.delay_line import DelayLine
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
 from hw.memory import write_layout
@@ -29,18 +33,23 @@ def gradient_word_layout(config: EngineConfig) -> data.ArrayLayout:
     return data.ArrayLayout(signed(config.formats.weight_grad_width), config.R)
 
 
+STORE_LATENCY = BlockMemory.latency
+"""Cycles from a request to the word."""
+
+
 class OperandFetch(wiring.Component):
     """Asks the stores for the words of each index, joins them, and feeds the array one operand a cycle.
 
-    Per index: `row_request` for dz', and `weight_request` (error) or `gradient_request` (gradient dataflow); answers
-    come in order after any time.  The first operand of a gradient job waits for `inputs_loaded`, the last one of an
-    error job for `drain_ready`, and then announces its tile on `drain_jobs`.  New dW words (`partial_sums`) are written
-    back in order; a job with `fence` waits until all older ones are.  `latency` = 4 cycles from an index to its
-    operand, with stores of 2 cycles.
+    Per index: `row_request` for dz', and `weight_request` (error) or `gradient_request` (gradient dataflow); each store
+    must have the word at its port `STORE_LATENCY` = 2 cycles later, for one cycle.  Once asked for, an index stops
+    nowhere.  So indices wait before: the first one of a gradient job for `inputs_loaded`, the last one of an error job
+    for `drain_ready`, and then it announces its tile on `drain_jobs`; a job with `fence` until all older dW words
+    (`partial_sums`) are written back, in order, as they come out of the array after its fixed latency.
+    `inputs_taken` follows STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` = 5 cycles from an
+    index to its operand.
     """
 
-    latency = 4
-    in_flight = 8
+    latency = 5
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -48,12 +57,12 @@ class OperandFetch(wiring.Component):
         super().__init__(
             {
                 "indices": In(stream.Signature(index_layout(config))),
-                "row_request": Out(stream.Signature(range(groups))),
-                "row_word": In(stream.Signature(gate_rows_layout(config))),
-                "weight_request": Out(stream.Signature(range(words))),
-                "weight_word": In(stream.Signature(weight_word_layout(config))),
-                "gradient_request": Out(stream.Signature(range(words))),
-                "gradient_word": In(stream.Signature(gradient_word_layout(config))),
+                "row_request": Out(Flow(range(groups))),
+                "row_word": In(gate_rows_layout(config)),
+                "weight_request": Out(Flow(range(words))),
+                "weight_word": In(weight_word_layout(config)),
+                "gradient_request": Out(Flow(range(words))),
+                "gradient_word": In(gradient_word_layout(config)),
                 "gradient_write": Out(Flow(write_layout(gradient_word_layout(config), words))),
                 "inputs_loaded": In(1),
                 "inputs_taken": Out(1),
@@ -76,108 +85,121 @@ class OperandFetch(wiring.Component):
         c, rate = self.config, self.config.gate_rows_per_cycle
         groups = c.gate_rows // rate
 
-        # addresses
-        meta_layout = data.StructLayout(
-            {"index": index_layout(c), "address": range(c.weight_words), "macs": bits_for(c.R * c.C)}
+        # addresses, and what each index has to wait for
+        address = range(c.weight_words)
+        located_layout = data.StructLayout({"index": index_layout(c), "tile": address, "macs": bits_for(c.R * c.C)})
+        ask_layout = data.StructLayout(
+            {
+                **dict(located_layout.members),
+                "address": address,
+                "row": range(2 * groups),
+                "starts_gradient": 1,
+                "ends_error": 1,
+                "fenced": 1,
+            }
         )
-        ask_layout = data.StructLayout({"meta": meta_layout, "row": range(2 * groups)})
+        m.submodules.located = located = RegisterSlice(located_layout)
         m.submodules.asked = asked = RegisterSlice(ask_layout)
-        new, new_job = self.indices.payload, self.indices.payload.job
-        coming = asked.source.payload
+        place, wanted, coming = located.source.payload, located.sink.payload, asked.source.payload
+        job = self.indices.payload.job
         m.d.comb += [
-            asked.source.valid.eq(self.indices.valid),
-            self.indices.ready.eq(asked.source.ready),
-            coming.meta.index.eq(new),
-            coming.meta.address.eq(new_job.tile * c.gate_rows + new.q),
-            coming.meta.macs.eq(new_job.columns * new_job.lanes),
-            coming.row.eq(new.q // rate + Mux(new_job.slot, groups, 0)),
+            located.source.valid.eq(self.indices.valid),
+            self.indices.ready.eq(located.source.ready),
+            place.index.eq(self.indices.payload),
+            place.tile.eq(job.tile * c.gate_rows),
+            place.macs.eq(job.columns * job.lanes),
+            asked.source.valid.eq(located.sink.valid),
+            located.sink.ready.eq(asked.source.ready),
+            *[getattr(coming, n).eq(getattr(wanted, n)) for n in located_layout.members],
+            coming.address.eq(wanted.tile + wanted.index.q),
+            coming.row.eq(wanted.index.q // rate + Mux(wanted.index.job.slot, groups, 0)),
+            coming.starts_gradient.eq(wanted.index.job.gradient & wanted.index.first),
+            coming.ends_error.eq(~wanted.index.job.gradient & wanted.index.last),
+            coming.fenced.eq(wanted.index.job.fence & wanted.index.first),
         ]
 
         # ask
-        ask = asked.sink.payload
-        index, job = ask.meta.index, ask.meta.index.job
-        m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=self.in_flight)
-        meta = data.View(meta_layout, meta_fifo.r_data)
-        in_array = Signal(range(gradient_latency(c) + 2 * self.in_flight))
-        needs_weight, needs_gradient = Signal(), Signal()
-        issue = Signal()
+        ask, waiting = asked.sink.payload, asked.sink.valid
+        index, job = ask.index, ask.index.job
+        stage_layout = data.StructLayout(
+            {
+                "gradient": 1,
+                "first": 1,
+                "last": 1,
+                "empty": 1,
+                "ends_step": 1,
+                "address": address,
+                "in_group": range(rate),
+            }
+        )
+        stages = [Signal(stage_layout, name=f"stage_{n + 1}", reset_less=True) for n in range(STORE_LATENCY)]
+        valid = [Signal(name=f"valid_stage{n + 1}") for n in range(STORE_LATENCY)]
+        in_array = Signal(range(gradient_latency(c) + 8))
+        array_empty = Signal(init=1)
+        starting, issue = Signal(), Signal()  # starting: inputs that are loaded belong to a job on its way
         m.d.comb += [
-            needs_weight.eq(~job.gradient & ~index.empty),
-            needs_gradient.eq(job.gradient & ~index.empty),
-            issue.eq(
-                asked.sink.valid
-                & meta_fifo.w_rdy
-                & (self.row_request.ready | index.empty)
-                & (self.weight_request.ready | ~needs_weight)
-                & (self.gradient_request.ready | ~needs_gradient)
-                & ~(job.fence & index.first & (in_array != 0))
-            ),
+            starting.eq(reduce(or_, (v & s.gradient & s.first for v, s in zip(valid, stages, strict=True)))),
+            self.stall_input.eq(waiting & ask.starts_gradient & ~(self.inputs_loaded & ~starting)),
+            self.stall_drain.eq(waiting & ask.ends_error & ~self.drain_ready),
+            issue.eq(waiting & ~self.stall_input & ~self.stall_drain & ~(ask.fenced & ~array_empty)),
             asked.sink.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
             self.row_request.payload.eq(ask.row),
-            self.weight_request.valid.eq(issue & needs_weight),
-            self.weight_request.payload.eq(ask.meta.address),
-            self.gradient_request.valid.eq(issue & needs_gradient),
-            self.gradient_request.payload.eq(ask.meta.address),
-            meta_fifo.w_data.eq(ask.meta),
-            meta_fifo.w_en.eq(issue),
+            self.weight_request.valid.eq(issue & ~index.empty & ~job.gradient),
+            self.weight_request.payload.eq(ask.address),
+            self.gradient_request.valid.eq(issue & ~index.empty & job.gradient),
+            self.gradient_request.payload.eq(ask.address),
+            self.drain_jobs.valid.eq(issue & ask.ends_error),
+            self.drain_jobs.payload.eq(job),
+            self.busy.eq(issue),
+            self.streamed.eq(issue & ~index.empty),
+            self.macs.eq(ask.macs),
         ]
+        next_in_array = Signal.like(in_array)
+        m.d.comb += next_in_array.eq(in_array + (issue & job.gradient) - self.partial_sums.valid)
+        m.d.sync += [in_array.eq(next_in_array), array_empty.eq(next_in_array == 0)]
 
-        # join
-        gradient, empty = meta.index.job.gradient, meta.index.empty
-        words_ready, starts_gradient, ends_error, take = Signal(), Signal(), Signal(), Signal()
-        m.d.comb += [
-            words_ready.eq(
-                meta_fifo.r_rdy
-                & (empty | self.row_word.valid)
-                & (empty | (gradient & self.gradient_word.valid) | (~gradient & self.weight_word.valid))
-            ),
-            starts_gradient.eq(gradient & meta.index.first),
-            ends_error.eq(~gradient & meta.index.last),
-            self.stall_input.eq(words_ready & starts_gradient & ~self.inputs_loaded),
-            self.stall_drain.eq(words_ready & ends_error & ~self.drain_ready),
-            take.eq(words_ready & ~self.stall_input & ~self.stall_drain),
-            meta_fifo.r_en.eq(take),
-            self.row_word.ready.eq(take & ~empty),
-            self.weight_word.ready.eq(take & ~empty & ~gradient),
-            self.gradient_word.ready.eq(take & ~empty & gradient),
-            self.inputs_taken.eq(take & starts_gradient),
-            self.drain_jobs.valid.eq(take & ends_error),
-            self.drain_jobs.payload.eq(meta.index.job),
-            self.step_done.eq(take & meta.index.last & meta.index.job.ends_step),
-            self.busy.eq(take),
-            self.streamed.eq(take & ~empty),
-            self.macs.eq(meta.macs),
-        ]
-        row = Array([self.row_word.payload[r] for r in range(rate)])[meta.index.q % rate] if rate > 1 else None
-        operand = self.operands.payload
+        # on the way through the stores
         m.d.sync += [
-            self.operands.valid.eq(take),
-            operand.gradient.eq(gradient),
-            operand.first.eq(meta.index.first),
-            operand.last.eq(meta.index.last),
-            operand.weight.eq(self.weight_word.payload),
-            operand.partial_sum.eq(self.gradient_word.payload),
+            Cat(*valid).eq(Cat(issue, *valid[:-1])),
+            stages[0].gradient.eq(job.gradient),
+            stages[0].first.eq(index.first),
+            stages[0].last.eq(index.last),
+            stages[0].empty.eq(index.empty),
+            stages[0].ends_step.eq(job.ends_step),
+            stages[0].address.eq(ask.address),
+            stages[0].in_group.eq(index.q % rate),
+            *[later.eq(earlier) for earlier, later in pairwise(stages)],
         ]
-        with m.If(empty):
-            m.d.sync += operand.dz.eq(0)
-        with m.Else():
-            m.d.sync += operand.dz.eq(self.row_word.payload[0] if row is None else row)
-
-        # write back: the array keeps the order, so the addresses wait in a queue
-        back_layout = data.StructLayout({"address": range(c.weight_words), "write": 1})
-        m.submodules.back = back = SyncFIFOBuffered(width=back_layout.size, depth=gradient_latency(c) + 4)
-        back_in, back_out = Signal(back_layout), data.View(back_layout, back.r_data)
+        meta, arrives = stages[-1], valid[-1]
+        operand = Signal(operand_layout(c), reset_less=True)
+        row = Array([self.row_word[r] for r in range(rate)])[meta.in_group] if rate > 1 else self.row_word[0]
         m.d.comb += [
-            back_in.address.eq(meta.address),
-            back_in.write.eq(~empty),
-            back.w_data.eq(back_in),
-            back.w_en.eq(take & gradient),
-            back.r_en.eq(self.partial_sums.valid),
-            self.gradient_write.valid.eq(self.partial_sums.valid & back_out.write),
-            self.gradient_write.payload.address.eq(back_out.address),
-            self.gradient_write.payload.word.eq(self.partial_sums.payload),
-            self.idle.eq((meta_fifo.level == 0) & (in_array == 0) & ~asked.sink.valid),
+            self.operands.payload.eq(operand),
+            self.inputs_taken.eq(arrives & meta.gradient & meta.first),
+            self.step_done.eq(arrives & meta.last & meta.ends_step),
         ]
-        m.d.sync += in_array.eq(in_array + (issue & job.gradient) - self.partial_sums.valid)
+        m.d.sync += [
+            self.operands.valid.eq(arrives),
+            operand.gradient.eq(meta.gradient),
+            operand.first.eq(meta.first),
+            operand.last.eq(meta.last),
+            operand.weight.eq(self.weight_word),
+            operand.partial_sum.eq(self.gradient_word),
+            operand.dz.eq(row),
+        ]
+        with m.If(meta.empty):
+            m.d.sync += operand.dz.eq(0)
+
+        # write back, where the word came from
+        m.submodules.address = back = DelayLine(address, gradient_latency(c) + 1)
+        m.submodules.writes = writes = DelayLine(1, gradient_latency(c) + 1)
+        m.d.comb += [
+            back.input.eq(meta.address),
+            writes.input.eq(~meta.empty),
+            self.gradient_write.valid.eq(self.partial_sums.valid & writes.output),
+            self.gradient_write.payload.address.eq(back.output),
+            self.gradient_write.payload.word.eq(self.partial_sums.payload),
+            self.idle.eq(array_empty & ~(waiting | located.sink.valid | reduce(or_, valid))),
+        ]
         return m

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
@@ -73,19 +75,17 @@ class OutputPackets(wiring.Component):
             chosen_word.last.eq(word_last),
             chosen_word.packer.eq(selected),
         ]
-        emptying = Signal.like(selected)  # the packer stays chosen while its last beats leave
-        with m.If(words.sink.valid):
-            m.d.sync += emptying.eq(packing.packer)
+        # one packer at a time has beats: the next section's words wait until they are gone
+        beats = [packer.beats for packer in packers.values()]
+        m.d.comb += [
+            beat.eq(reduce(or_, (b.payload.as_value() & b.valid.replicate(c.stream_width + 1) for b in beats))),
+            beat_valid.eq(reduce(or_, (b.valid for b in beats))),
+            *[b.ready.eq(beat_ready) for b in beats],
+        ]
         for w, packer in packers.items():
             m.d.comb += [packer.words.payload.data.eq(packing.data), packer.words.payload.last.eq(packing.last)]
             with m.If(words.sink.valid & (packing.packer == number[w])):
                 m.d.comb += [packer.words.valid.eq(1), words.sink.ready.eq(packer.words.ready)]
-            with m.If(emptying == number[w]):
-                m.d.comb += [
-                    beat.eq(packer.beats.payload),
-                    beat_valid.eq(packer.beats.valid),
-                    packer.beats.ready.eq(beat_ready),
-                ]
         filling = Signal()
         m.d.comb += [
             filling.eq(word_valid & word_ready),

@@ -1,10 +1,10 @@
-"""Packing: vectors from stream beats and stream beats from vectors; one width always divides the other."""
+"""Packing: stream beats from vectors; one width always divides the other."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,86 +12,6 @@ from amaranth.lib.wiring import In, Out
 def beat_layout(width: int) -> data.StructLayout:
     """A beat of an AXI4-Stream; every byte counts but in the closing beat of a packet that was cut off."""
     return data.StructLayout({"data": width, "last": 1})
-
-
-def unpacked_layout(width: int) -> data.StructLayout:
-    """A word from a stream.
-
-    `last`: the beat that completed it ended the packet; `beat_end`: no further word is in that beat; `short`: the
-    packet ended before the word was complete.
-    """
-    return data.StructLayout({"data": width, "last": 1, "beat_end": 1, "short": 1})
-
-
-class Unpacker(wiring.Component):
-    """Beats to words, little-endian, one beat or one word a cycle, whichever is the narrower.
-
-    `flush`, with the word that is taken, drops the rest of its beat: the next section begins on a beat boundary.
-    `latency` = 1 cycle from the beat that completes a word.
-    """
-
-    latency = 1
-
-    def __init__(self, beat_width: int, word_width: int) -> None:
-        self.beat_width, self.word_width = beat_width, word_width
-        super().__init__(
-            {
-                "beats": In(stream.Signature(beat_layout(beat_width))),
-                "words": Out(stream.Signature(unpacked_layout(word_width))),
-                "flush": In(1),
-                "clear": In(1),
-            }
-        )
-
-    def elaborate(self, platform: Any) -> Module:
-        m = Module()
-        beat, word = self.beats.payload, self.words.payload
-        taken = Signal()
-        m.d.comb += taken.eq(self.words.valid & self.words.ready)
-        if self.word_width >= self.beat_width:
-            count = self.word_width // self.beat_width
-            index, last_beat = Signal(range(max(count, 2))), Signal()
-            m.d.comb += [
-                self.beats.ready.eq(~self.words.valid | self.words.ready),
-                last_beat.eq(index == count - 1),
-            ]
-            with m.If(taken):
-                m.d.sync += self.words.valid.eq(0)
-            with m.If(self.beats.valid & self.beats.ready):
-                for n in range(count):
-                    with m.If(index == n):
-                        m.d.sync += word.data[n * self.beat_width : (n + 1) * self.beat_width].eq(beat.data)
-                m.d.sync += [
-                    index.eq(Mux(last_beat | beat.last, 0, index + 1)),
-                    self.words.valid.eq(last_beat | beat.last),
-                    word.last.eq(beat.last),
-                    word.beat_end.eq(1),
-                    word.short.eq(~last_beat),
-                ]
-            with m.If(self.clear):
-                m.d.sync += [index.eq(0), self.words.valid.eq(0)]
-        else:
-            count = self.beat_width // self.word_width
-            held, held_last, held_valid = Signal(self.beat_width), Signal(), Signal()
-            index, last_word = Signal(range(count)), Signal()
-            parts = [held[n * self.word_width : (n + 1) * self.word_width] for n in range(count)]
-            m.d.comb += [
-                last_word.eq(index == count - 1),
-                self.words.valid.eq(held_valid),
-                word.data.eq(Array(parts)[index]),
-                word.last.eq(held_last),
-                word.beat_end.eq(last_word),
-                self.beats.ready.eq(~held_valid | (taken & (last_word | self.flush))),
-            ]
-            with m.If(taken):
-                m.d.sync += index.eq(index + 1)
-                with m.If(last_word | self.flush):
-                    m.d.sync += [index.eq(0), held_valid.eq(0)]
-            with m.If(self.beats.valid & self.beats.ready):
-                m.d.sync += [held.eq(beat.data), held_last.eq(beat.last), held_valid.eq(1), index.eq(0)]
-            with m.If(self.clear):
-                m.d.sync += held_valid.eq(0)
-        return m
 
 
 class Packer(wiring.Component):

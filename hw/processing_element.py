@@ -76,10 +76,19 @@ class ProcessingElement(wiring.Component):
             multiplier.b.eq(self.dz),
         ]
         control_2 = Signal(ARRAY_CONTROL)
+        # what is passed on needs no reset: the control bits beside it say what counts
+        weight, dz = (Signal.like(v, reset_less=True) for v in (self.weight, self.dz))
+        total, finished = (Signal.like(v, reset_less=True) for v in (self.total, self.finished))
+        m.d.comb += [
+            self.weight_out.eq(weight),
+            self.dz_out.eq(dz),
+            self.total.eq(total),
+            self.finished.eq(finished),
+        ]
         m.d.sync += [
             self.control_out.eq(self.control),
-            self.weight_out.eq(self.weight),
-            self.dz_out.eq(self.dz),
+            weight.eq(self.weight),
+            dz.eq(self.dz),
             control_2.eq(self.control_out),
         ]
         m.submodules.adder = adder = MuxAdder(len(multiplier.p), self.config.accumulator_width)
@@ -93,9 +102,9 @@ class ProcessingElement(wiring.Component):
             adder.b.eq(self.partial_sum),
         ]
         m.d.sync += [
-            self.total.eq(adder.total),
+            total.eq(adder.total),
             self.done.eq(finishes),
-            self.finished.eq(Mux(finishes, adder.total, 0)),
+            finished.eq(Mux(finishes, adder.total, 0)),
         ]
         with m.If(finishes):
             m.d.sync += accumulator.eq(0)

@@ -14,6 +14,7 @@ from hw.arithmetic import bits_for, saturate
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.operand_fetch import gradient_word_layout
+from hw.register_slice import RegisterSlice
 from hw.run import run_layout
 
 EXACT_BITS, SHORT_BITS = 64, 32
@@ -51,12 +52,12 @@ REQUANTIZE_STAGES = 4
 class WeightGradientReadout(wiring.Component):
     """Reads (and, unless `keep`, clears) db, dW_ih and dW_hh in the order of docs/streams.md, or clears everything.
 
-    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 8 cycles to the
+    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 9 cycles to the
     first.  `clear` takes one cycle an address of the larger store.  `saturated` counts elements that 32 bits could
     not hold.  Only one of the run, `read` and `clear` may be active: the controller sees to it.
     """
 
-    latency = 4 + REQUANTIZE_STAGES
+    latency = 4 + REQUANTIZE_STAGES + RegisterSlice.latency
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -158,7 +159,10 @@ class WeightGradientReadout(wiring.Component):
                     m.next = "IDLE"
         m.d.sync += self.done.eq(finished)  # with the last word that is cleared
 
-        # answers: a word's elements leave in groups, through a pipeline that moves as a whole
+        # answers: a word's elements leave in groups, through a pipeline that moves as a whole; its stall comes from a
+        # register, as it reaches all of it
+        m.submodules.out = out = RegisterSlice(group_layout(c))
+        wiring.connect(m, out.sink, wiring.flipped(self.groups))
         is_bias, word_valid, advance, last_group, pop = Signal(), Signal(), Signal(), Signal(), Signal()
         group_count = c.column_slots // elements
         group = Signal(range(max(group_count, 2)))
@@ -167,7 +171,7 @@ class WeightGradientReadout(wiring.Component):
         m.d.comb += [
             is_bias.eq(meta.section == Section.BIAS),
             word_valid.eq(meta_fifo.r_rdy & Mux(is_bias, self.bias_word.valid, self.gradient_word.valid)),
-            advance.eq(~self.groups.valid | self.groups.ready),
+            advance.eq(out.source.ready),
             last_group.eq(is_bias | (group == group_count - 1)),
             pop.eq(word_valid & advance & last_group),
             meta_fifo.r_en.eq(pop),
@@ -196,9 +200,10 @@ class WeightGradientReadout(wiring.Component):
         m.d.comb += [mark.single.eq(is_bias), mark.last.eq(meta.last & last_group)]
         for n in range(REQUANTIZE_STAGES):
             mark = stage(mark, f"mark_stage{n + 1}")
+        leaving = Signal()
         with m.If(advance):
-            m.d.sync += [Cat(*valid[1:]).eq(Cat(*valid[:-1])), self.groups.valid.eq(valid[-1])]
-        m.d.comb += flushed.eq(~Cat(*valid[1:], self.groups.valid).any())
+            m.d.sync += [Cat(*valid[1:]).eq(Cat(*valid[:-1])), leaving.eq(valid[-1])]
+        m.d.comb += [out.source.valid.eq(leaving), flushed.eq(~Cat(*valid[1:], leaving, self.groups.valid).any())]
 
         fraction = c.formats.weight_grad.fraction
         shift = stage(
@@ -222,14 +227,13 @@ class WeightGradientReadout(wiring.Component):
             exact.append(Cat(taken, taken[-1].replicate(EXACT_BITS - width)))
             short.append(clipped)
             flags.append(overflow & (~mark[0] if n else 1) & ~self.mode.exact)
-        marked, out = data.View(mark_layout, mark), self.groups.payload
-        with m.If(advance):
-            m.d.sync += [
-                out.data.eq(Mux(self.mode.exact, Cat(*exact), Cat(*short))),
-                out.exact.eq(self.mode.exact),
-                out.single.eq(marked.single),
-                out.last.eq(marked.last),
-            ]
+        marked, group_out = data.View(mark_layout, mark), out.source.payload
+        m.d.comb += [
+            group_out.data.eq(stage(Mux(self.mode.exact, Cat(*exact), Cat(*short)), "group_data")),
+            group_out.exact.eq(self.mode.exact),
+            group_out.single.eq(stage(marked.single, "group_single")),
+            group_out.last.eq(stage(marked.last, "group_last")),
+        ]
         m.d.sync += [
             self.saturated.valid.eq(valid[-1] & advance),
             self.saturated.payload.eq(sum(flags[1:], start=flags[0])),

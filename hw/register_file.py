@@ -42,7 +42,7 @@ def axi_lite_signature() -> wiring.Signature:
 
 
 class RegisterFile(wiring.Component):
-    """One transfer at a time each way: a write answers 2, a read 1 cycle after its address and data are taken.
+    """One transfer at a time each way: a write or a read answers 2 cycles after its address and data are taken.
 
     For each register of `hw.registers`: a read-write one is the output `<name>` (and `<name>_written` pulses when it
     has changed), a read-only one the input `<name>`, a pulse register the output `<name>`, high for one cycle; a live
@@ -99,14 +99,17 @@ class RegisterFile(wiring.Component):
                     m.d.sync += signal.eq((word & mask) | (signal & ~mask))
                     m.d.sync += getattr(self, f"{r.name.lower()}_written").eq(1)
 
-        m.d.comb += bus.arready.eq(~bus.rvalid | bus.rready)
+        read_address, has_read = Signal(ADDRESS_WIDTH), Signal()
+        m.d.comb += bus.arready.eq(~has_read)
+        with m.If(bus.arvalid & bus.arready):
+            m.d.sync += [read_address.eq(bus.araddr), has_read.eq(1)]
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(bus.arvalid & bus.arready):
-            m.d.sync += [bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLAVE_ERROR)]
+        with m.If(has_read & (~bus.rvalid | bus.rready)):
+            m.d.sync += [has_read.eq(0), bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLAVE_ERROR)]
             for r in REGISTERS:
                 name = f"{r.name.lower()}_live" if r.live else r.name.lower()
                 value = 0 if r.access is Access.PULSE else getattr(self, name)
-                with m.If(bus.araddr[2:] == r.offset >> 2):
+                with m.If(read_address[2:] == r.offset >> 2):
                     m.d.sync += [bus.rdata.eq(value), bus.rresp.eq(OKAY)]
         return m

@@ -25,10 +25,12 @@ class RegisterSlice(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         source, sink = self.source, self.sink
+        payload = Signal(self.shape, reset_less=True)
+        m.d.comb += sink.payload.eq(payload)
         if not self.full:
             m.d.comb += source.ready.eq(~sink.valid)
             with m.If(source.ready):
-                m.d.sync += [sink.valid.eq(source.valid), sink.payload.eq(source.payload)]
+                m.d.sync += [sink.valid.eq(source.valid), payload.eq(source.payload)]
             with m.Elif(sink.ready):
                 m.d.sync += sink.valid.eq(0)
             with m.If(self.clear):
@@ -39,9 +41,9 @@ class RegisterSlice(wiring.Component):
         with m.If(~sink.valid | sink.ready):
             m.d.sync += [sink.valid.eq(source.valid | spare_valid), spare_valid.eq(0)]
             with m.If(spare_valid):
-                m.d.sync += sink.payload.eq(spare)
+                m.d.sync += payload.eq(spare)
             with m.Else():
-                m.d.sync += sink.payload.eq(source.payload)
+                m.d.sync += payload.eq(source.payload)
         with m.Elif(source.valid & source.ready):
             m.d.sync += spare_valid.eq(1)
         with m.If(source.ready):  # whether or not it will be needed: that is known later in the cycle

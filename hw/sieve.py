@@ -12,6 +12,7 @@ from hw.arithmetic import bits_for, saturate
 from hw.config import MAX_SHIFT, EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
+from hw.register_slice import RegisterSlice
 from hw.registers import BY_NAME, SieveRegister
 
 RANDOM_WIDTH = 32
@@ -72,7 +73,7 @@ class Sieve(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from a row to what becomes of it, without backpressure."""
-        return 9 + self.levels
+        return 9 + self.levels + RegisterSlice.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -80,10 +81,15 @@ class Sieve(wiring.Component):
         width, rate, lanes = c.formats.gradient.width, c.gate_rows_per_cycle, range(c.C)
         advance = Signal()
         stochastic = self.mode == SieveRegister.STOCHASTIC
-        m.d.comb += [advance.eq(~self.sieved.valid | self.sieved.ready), self.rows.ready.eq(advance)]
-        valid = [self.rows.valid, *[Signal(name=f"valid_stage{n + 1}") for n in range(self.latency - 1)]]
+        # the stall comes from a register, as it reaches every register of the pipeline
+        m.submodules.out = out = RegisterSlice(sieved_rows_layout(c))
+        wiring.connect(m, out.sink, wiring.flipped(self.sieved))
+        m.d.comb += [advance.eq(out.source.ready), self.rows.ready.eq(advance)]
+        stages = self.latency - RegisterSlice.latency
+        valid = [self.rows.valid, *[Signal(name=f"valid_stage{n + 1}") for n in range(stages)]]
+        m.d.comb += out.source.valid.eq(valid[-1])
         with m.If(advance):
-            m.d.sync += [Cat(*valid[1:]).eq(Cat(*valid[:-1])), self.sieved.valid.eq(valid[-1])]
+            m.d.sync += Cat(*valid[1:]).eq(Cat(*valid[:-1]))
         tau_msb = Signal(range(width + 1))
         m.d.sync += tau_msb.eq(_msb(m, self.tau, "tau_msb"))
 
@@ -171,15 +177,15 @@ class Sieve(wiring.Component):
             row = put_row([v for v, _ in clipped], number + 7)
             overflows += [put(o, f"overflow_{n}") for n, (_, o) in enumerate(clipped)]
             elements, kept = put(elements, "elements_clipped"), put(kept, "kept_clipped")
-            out = self.sieved.payload
-            with m.If(advance):
-                m.d.sync += [
-                    *[out.rows[r][n].eq(row[n]) for n in lanes],
-                    out.kept[r].eq(kept),
-                    out.elements[r].eq(sum((elements[n] for n in lanes[1:]), start=elements[0])),
-                ]
-        with m.If(advance):
-            m.d.sync += self.sieved.payload.saturated.eq(sum(overflows[1:], start=overflows[0]))
+            left = out.source.payload
+            m.d.comb += [
+                *[left.rows[r][n].eq(stage(row[n], f"row_{r}_{n}")) for n in lanes],
+                left.kept[r].eq(stage(kept, f"kept_{r}_counted")),
+                left.elements[r].eq(
+                    stage(sum((elements[n] for n in lanes[1:]), start=elements[0]), f"elements_{r}_counted")
+                ),
+            ]
+        m.d.comb += left.saturated.eq(stage(sum(overflows[1:], start=overflows[0]), "saturated"))
         return m
 
 

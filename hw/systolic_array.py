@@ -6,11 +6,12 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from hw.config import EngineConfig
+from hw.delay_line import DelayLine
 from hw.flow import Flow
 from hw.processing_element import ARRAY_CONTROL, ProcessingElement
 
@@ -42,6 +43,10 @@ def gradient_latency(config: EngineConfig) -> int:
     return ProcessingElement.latency + config.C - 1 + config.R - 1
 
 
+DRAIN_GROUP = 4
+"""Rows whose sums meet in a register near them, before they go on to the drain."""
+
+
 class SystolicArray(wiring.Component):
     """One index a cycle in either dataflow, tiles back to back.
 
@@ -62,7 +67,7 @@ class SystolicArray(wiring.Component):
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         f = config.formats
-        self.drain_latency = ProcessingElement.latency + config.C
+        self.drain_latency = ProcessingElement.latency + config.C + 1
         self.gradient_latency = gradient_latency(config)
         super().__init__(
             {
@@ -78,10 +83,18 @@ class SystolicArray(wiring.Component):
         c = self.config
         f = c.formats
 
-        def delayed(value: Value, cycles: int, name: str, reset_less: bool = True) -> Value:
-            shape = value.shape()
+        def delayed(value: Value, cycles: int, name: str) -> Value:
+            """A value some cycles later; it has no reset."""
+            if not cycles:
+                return value
+            m.submodules[name] = line = DelayLine(value.shape(), cycles)
+            m.d.comb += line.input.eq(value)
+            return line.output
+
+        def marks(value: Value, cycles: int, name: str) -> Value:
+            """The same with a reset, for bits that say what counts."""
             for n in range(cycles):
-                register = Signal(shape, name=f"{name}_{n}", reset_less=reset_less)
+                register = Signal(value.shape(), name=f"{name}_{n}")
                 m.d.sync += register.eq(value)
                 value = register
             return value
@@ -108,7 +121,7 @@ class SystolicArray(wiring.Component):
                 pes[j][0].weight.eq(delayed(operand.weight[j], j, f"weight_skew_{j}")),
                 pes[j][0].partial_sum.eq(delayed(operand.partial_sum[j], partial_delay, f"partial_skew_{j}")),
             ]
-            row_control = delayed(row_control, 1, f"control_skew_{j}", reset_less=False)
+            row_control = marks(row_control, 1, f"control_skew_{j}")
             for b in range(1, c.C):
                 m.d.comb += [
                     pes[j][b].control.eq(pes[j][b - 1].control_out),
@@ -124,24 +137,30 @@ class SystolicArray(wiring.Component):
                 m.d.comb += [pes[j][b].input.eq(lane), pes[j][b].input_load.eq(load_enables[j])]
                 dz = delayed(operand.dz[b], b, f"dz_skew_{b}") if j == 0 else pes[j - 1][b].dz_out
                 m.d.comb += pes[j][b].dz.eq(dz)
-            load_enables = delayed(load_enables, 1, f"load_skew_{b}", reset_less=False)
+            load_enables = marks(load_enables, 1, f"load_skew_{b}")
 
-        drained: Value | None = None
+        # rows finish one after the other: of each lane, at most one sum a cycle is not zero
+        drained = Signal(name="drain_valid")
+        groups = range(0, c.R, DRAIN_GROUP)
         for b in range(c.C):
-            column = Signal(signed(c.error_sum_width), name=f"drain_{b}", reset_less=True)
-            m.d.sync += column.eq(reduce(or_, [pe.finished for pe in lanes(pes, b)]))
+            nearby = [Signal(signed(c.error_sum_width), name=f"drain_{b}_{g}", reset_less=True) for g in groups]
+            column = Signal.like(nearby[0], name=f"drain_{b}")
+            for g, group in zip(groups, nearby, strict=True):
+                m.d.sync += group.eq(reduce(or_, [pe.finished for pe in lanes(pes, b)[g : g + DRAIN_GROUP]]))
+            m.d.sync += column.eq(reduce(or_, nearby))
             m.d.comb += self.drain.payload[b].eq(delayed(column, c.C - 1 - b, f"drain_align_{b}"))
-            if b == 0:
-                drained = Signal(name="drain_valid")
-                m.d.sync += drained.eq(reduce(or_, [pe.done for pe in lanes(pes, b)]))
-        assert drained is not None
-        m.d.comb += self.drain.valid.eq(delayed(drained, c.C - 1, "drain_valid_align", reset_less=False))
+        done = Signal(len(groups), name="drain_valid_groups")
+        m.d.sync += [
+            done.eq(Cat(*[reduce(or_, [pe.done for pe in lanes(pes, 0)[g : g + DRAIN_GROUP]]) for g in groups])),
+            drained.eq(done.any()),
+        ]
+        m.d.comb += self.drain.valid.eq(marks(drained, c.C - 1, "drain_valid_align"))
 
         for j in range(c.R):
             result = pes[j][c.C - 1].total[: f.weight_grad_width].as_signed()
             m.d.comb += self.partial_sums.payload[j].eq(delayed(result, c.R - 1 - j, f"partial_align_{j}"))
         is_gradient = control.valid & control.gradient
-        valid = delayed(is_gradient, self.gradient_latency, "gradient_valid", reset_less=False)
+        valid = marks(is_gradient, self.gradient_latency, "gradient_valid")
         m.d.comb += self.partial_sums.valid.eq(valid)
         return m
 

@@ -131,6 +131,6 @@ async def inputs_done(bench: Bench) -> None:
 @test
 async def runs(bench: Bench) -> None:
     """Runs with and without column bitmaps."""
-    for _ in range(6 * bench.rounds):
+    for _ in range(12 * bench.rounds):
         for column_mask in (False, True):
             await one_run(bench, column_mask, bench.rng.choice(("none", "half", "bursts")))

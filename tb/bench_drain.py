@@ -12,6 +12,7 @@ from golden.arithmetic import requantize
 from hw.arithmetic import bits_for
 from hw.compactor import job_layout
 from hw.memory import write_layout
+from hw.operand_fetch import STORE_LATENCY
 from hw.systolic_array import SystolicArray
 from tb.coverage import cover
 from tb.environment import Bench, config, test
@@ -36,8 +37,8 @@ class Tiles:
         self.bench, self.jobs, self.rows, self.share = bench, jobs, rows, share
         self.announced = bench.source("jobs", job_layout(c))
         self.sums = bench.source("sums", data.ArrayLayout(signed(c.error_sum_width), c.C))
-        # the operand register, then the way through the array
-        self.delay = 1 + SystolicArray(c).drain_latency
+        # the stores, the operand register, then the way through the array
+        self.delay = STORE_LATENCY + 1 + SystolicArray(c).drain_latency
         self.next = 0
         self.due: list[tuple[int, list[int]]] = []
         bench.steps.insert(0, self.step)

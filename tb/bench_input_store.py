@@ -8,6 +8,7 @@ from amaranth.hdl import signed
 from amaranth.lib import data
 
 from hw.compactor import job_layout
+from hw.input_store import LEAD
 from hw.memory import write_layout
 from hw.systolic_array import input_row_layout
 from tb.coverage import cover
@@ -30,7 +31,7 @@ class Array:
     def __init__(self, bench: Bench, rows: Any, slow: bool) -> None:
         self.bench, self.rows, self.slow = bench, rows, slow
         self.taken: list[int] = []
-        self.high = False
+        self.high, self.loaded_for = False, 0
         bench.steps.append(self.step)
 
     def done(self) -> bool:
@@ -39,10 +40,11 @@ class Array:
 
     def step(self, cycle: int) -> None:
         """One clock edge."""
+        self.loaded_for = self.loaded_for + 1 if self.bench.dut.loaded.value else 0
         if self.high:
             self.high = False
             self.bench.set(taken=0)
-        elif self.bench.dut.loaded.value and not (self.slow and self.bench.rng.random() < 0.8):
+        elif self.loaded_for >= LEAD and not (self.slow and self.bench.rng.random() < 0.8):
             self.taken.append(len(self.rows))
             self.high = True
             self.bench.set(taken=1)

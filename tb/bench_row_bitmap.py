@@ -32,6 +32,7 @@ async def tiles(bench: Bench, idle: str, stall: str) -> None:
     bench.fresh()
     run = draw_run(c, rng)
     set_run(bench, run)
+    await bench.run_for(3)
     groups = c.gate_rows // rate
     tile = bench.source("tile", 1)
     sieved = bench.source("sieved", sieved_rows_layout(c), idle)

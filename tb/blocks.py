@@ -50,6 +50,7 @@ BLOCKS: dict[str, Block] = dict(
         _block("output_packets", "hw.output_packets", "OutputPackets"),
         _block("packet_closer", "tb.harness", "Closer"),
         _block("register_slice", "tb.harness", "BeatSlice"),
+        _block("delay_line", "tb.harness", "DelayLines"),
         _block("packing", "tb.harness", "Packing"),
         _block("memory", "tb.harness", "WeightMemory"),
         _block("counters", "hw.counters", "Counters"),

@@ -11,9 +11,10 @@ from amaranth.lib.wiring import In, Out
 from fpga.link.serial_link import SerialLink
 from fpga.link.uart import DIVISOR_MIN
 from hw.config import BITMAP_WORD, EngineConfig
+from hw.delay_line import DelayLine
 from hw.memory import StreamMemory
 from hw.packet_closer import PacketCloser
-from hw.packing import Packer, Unpacker, beat_layout, unpacked_layout
+from hw.packing import Packer, beat_layout
 from hw.register_slice import RegisterSlice
 
 
@@ -25,17 +26,13 @@ def word_widths(config: EngineConfig) -> list[int]:
 
 
 class Packing(wiring.Component):
-    """An unpacker and a packer of every width: ports `unpack_<width>_...` and `pack_<width>_...`."""
+    """A packer of every width: ports `pack_<width>_...`."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.beat, self.widths = config.stream_width, word_widths(config)
         members: dict[str, Any] = {}
         for w in self.widths:
             members |= {
-                f"unpack_{w}_beats": In(stream.Signature(beat_layout(self.beat))),
-                f"unpack_{w}_words": Out(stream.Signature(unpacked_layout(w))),
-                f"unpack_{w}_flush": In(1),
-                f"unpack_{w}_clear": In(1),
                 f"pack_{w}_words": In(stream.Signature(beat_layout(w))),
                 f"pack_{w}_beats": Out(stream.Signature(beat_layout(self.beat))),
             }
@@ -44,16 +41,31 @@ class Packing(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         for w in self.widths:
-            m.submodules[f"unpacker_{w}"] = unpacker = Unpacker(self.beat, w)
             m.submodules[f"packer_{w}"] = packer = Packer(w, self.beat)
+            for name in ("beats", "words"):
+                wiring.connect(m, wiring.flipped(getattr(self, f"pack_{w}_{name}")), getattr(packer, name))
+        return m
+
+
+class DelayLines(wiring.Component):
+    """Delay lines of several lengths, in registers and memory, on one input: `enable`, `input`, `output_<cycles>`."""
+
+    cycles = (1, 2, 3, 4, 5, 9, 16, 17, 18, 33)
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.width = config.formats.gradient.width
+        outputs = {f"output_{n}": Out(self.width) for n in self.cycles}
+        super().__init__({"enable": In(1), "input": In(self.width), **outputs})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        for n in self.cycles:
+            m.submodules[f"line_{n}"] = line = DelayLine(self.width, n)
             m.d.comb += [
-                unpacker.flush.eq(getattr(self, f"unpack_{w}_flush")),
-                unpacker.clear.eq(getattr(self, f"unpack_{w}_clear")),
+                line.enable.eq(self.enable),
+                line.input.eq(self.input),
+                getattr(self, f"output_{n}").eq(line.output),
             ]
-            for block, prefix in ((unpacker, "unpack"), (packer, "pack")):
-                for name in ("beats", "words"):
-                    inner, outer = getattr(block, name), wiring.flipped(getattr(self, f"{prefix}_{w}_{name}"))
-                    wiring.connect(m, outer, inner)
         return m
 
 

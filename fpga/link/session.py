@@ -56,7 +56,8 @@ class Port(Protocol):
 class Statistics:
     """What a link has done since it was made; `seconds` are those spent in calls that move packets.
 
-    `waiting_seconds` of them passed with nothing to move either way: the engine computed.
+    `exchange_seconds` of them went to exchanges, in which a tape goes and its result comes; `waiting_seconds` passed
+    with nothing to move either way.
     """
 
     frames: int = 0
@@ -68,6 +69,7 @@ class Statistics:
     bytes_sent: int = 0
     bytes_received: int = 0
     seconds: float = 0.0
+    exchange_seconds: float = 0.0
     waiting_seconds: float = 0.0
 
 

@@ -136,6 +136,7 @@ def prepare(board: Board, config: EngineConfig, clocking: Clocking) -> Design:
     if board.flow == "trellis":
         # above the clock, as nextpnr stops optimising where its goal is reached; --freq would not do, as nextpnr
         # derives the clock of a clock generator's output
+        top.core.clk.attrs["keep"] = 1  # nextpnr ignores, with no more than a warning, a net that Yosys renamed
         platform.add_clock_constraint(top.core.clk, MARGIN * clocking.hz)
     with zeros_left_out(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of board files that are older than Amaranth 0.5

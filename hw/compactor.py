@@ -140,9 +140,11 @@ class Compactor(wiring.Component):
         m.submodules.entries = entries = SyncFIFOBuffered(width=_entry_layout(c).size, depth=self.look_ahead)
         bits, some_groups = Signal(BITMAP_WORD), Signal(BITMAP_WORD // GROUP)
         arrived, some = Signal(), Signal()
-        masked_layout = data.StructLayout({"bits": BITMAP_WORD, **dict(fetched_layout.members)})
+        masked_layout = data.StructLayout(
+            {"bits": BITMAP_WORD, "groups": BITMAP_WORD // GROUP, **dict(fetched_layout.members)}
+        )
         m.submodules.masked = masked_slice = RegisterSlice(masked_layout)
-        masked, fetched_now = masked_slice.sink.payload, Signal()
+        masked, fetched_now, wanted = masked_slice.sink.payload, Signal(), Signal(BITMAP_WORD)
         pending, pending_valid = Signal(_entry_layout(c)), Signal()
         pushed = Signal(_entry_layout(c))
         m.d.comb += [
@@ -151,16 +153,20 @@ class Compactor(wiring.Component):
             rows.word.ready.eq(fetched_now),
             blocks.word.ready.eq(fetched_now),
             fetched_fifo.r_en.eq(fetched_now),
-            masked_slice.source.payload.bits.eq(
+            wanted.eq(
                 rows.word.payload
                 & (blocks.word.payload | (~self.run.block_mask).replicate(BITMAP_WORD))
                 & fetched.job.kept.replicate(BITMAP_WORD)
+            ),
+            masked_slice.source.payload.bits.eq(wanted),
+            masked_slice.source.payload.groups.eq(
+                Cat(*[wanted[n : n + GROUP].any() for n in range(0, BITMAP_WORD, GROUP)])
             ),
             *[getattr(masked_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
             arrived.eq(masked_slice.sink.valid & entries.w_rdy),
             masked_slice.sink.ready.eq(arrived),
             bits.eq(masked.bits),
-            some_groups.eq(Cat(*[bits[n : n + GROUP].any() for n in range(0, BITMAP_WORD, GROUP)])),
+            some_groups.eq(masked.groups),
             some.eq(some_groups.any()),
             pushed.eq(pending),
             entries.w_data.eq(pushed),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Shape, Signal
+from amaranth.hdl import Cat, Module, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -91,10 +91,12 @@ class Controller(wiring.Component):
         words_shift = BITMAP_WORD.bit_length() - 1
         # one factor more bit each: the multiplier is signed
         m.submodules.multiplier = multiplier = Multiplier(len(run.B) + 1, len(run.T) + 1)
-        terms_after = Signal(bits_for(c.max_terms + c.max_B * c.max_T))
+        terms_after, too_many_terms = Signal(bits_for(c.max_terms + c.max_B * c.max_T)), Signal()
+        rested = Signal(2)  # idle long enough for both to follow `terms`
         m.d.comb += [multiplier.enable.eq(1), multiplier.a.eq(run.B), multiplier.b.eq(run.T)]
         m.d.sync += [
             terms_after.eq(self.terms + multiplier.p[:-2]),
+            too_many_terms.eq(terms_after > c.max_terms),
             run.bitmap_words.eq(((run.H << 2) + BITMAP_WORD - 1) >> words_shift),
             run.end.bitmap_words.eq(((run.H << 2) - 1) >> words_shift),
             *[run.end[n].eq(getattr(run, n) - 1) for n in ("H", "I", "T", "batch_tiles", "x_tiles", "h_tiles")],
@@ -113,6 +115,7 @@ class Controller(wiring.Component):
             with m.If(self.packet_error.valid):
                 m.next = "FAULT"
 
+        m.d.sync += rested.eq(Cat(idle, rested[0]))
         with m.FSM(init="CLEAR"):
             with m.State("CLEAR"):  # zeroes the weight gradients: after every reset, and as a command
                 first = Signal(init=1)
@@ -128,13 +131,13 @@ class Controller(wiring.Component):
                     m.next = "SIZES"
                 with m.Elif(self.error != ErrorCode.NONE):
                     m.d.sync += [p.eq(0) for p in pending.values()]
-                with m.Elif(~stale & pending["start"] & ~self.loading):
+                with m.Elif(~stale & pending["start"] & ~self.loading & rested.all()):
                     m.d.sync += pending["start"].eq(0)
                     with m.If(sizes_bad):
                         m.d.comb += refused.eq(ErrorCode.BAD_SIZE)
                     with m.Elif(bad_mode):
                         m.d.comb += refused.eq(ErrorCode.BAD_MODE)
-                    with m.Elif(terms_after > c.max_terms):
+                    with m.Elif(too_many_terms):
                         m.d.comb += refused.eq(ErrorCode.TOO_MANY_TERMS)
                     with m.Else():
                         m.d.sync += [

@@ -30,7 +30,7 @@ from hw.register_slice import RegisterSlice
 from hw.registers import COUNTERS_32, COUNTERS_64
 from hw.row_bitmap import RowBitmapBuilder
 from hw.sieve import Sieve
-from hw.state_store import StateStore
+from hw.state_store import StateStore, state_layout
 from hw.systolic_array import SystolicArray
 
 JOB_QUEUE = 4
@@ -233,19 +233,21 @@ class Core(wiring.Component):
             ]
         m.submodules.state_request = state_request = RegisterSlice(state.request.payload.shape())
         join(state_request.sink, state.request)
-        for_host, asks = Signal(), state_request.source
+        m.submodules.state_words = state_words = RegisterSlice(state_layout(c))
+        join(state.state, state_words.source)
+        for_host, asks, words = Signal(), state_request.source, state_words.sink
         m.d.sync += for_host.eq(output.in_state)
         for reader, turn in ((gates, ~for_host), (output, for_host)):
             with m.If(turn):
                 m.d.comb += [
                     asks.valid.eq(reader.state_request.valid),
                     asks.payload.eq(reader.state_request.payload),
-                    state.state.ready.eq(reader.state.ready),
+                    words.ready.eq(reader.state.ready),
                 ]
             m.d.comb += [
                 reader.state_request.ready.eq(asks.ready & turn),
-                reader.state.valid.eq(state.state.valid & turn),
-                reader.state.payload.eq(state.state.payload),
+                reader.state.valid.eq(words.valid & turn),
+                reader.state.payload.eq(words.payload),
             ]
 
         # weight gradients: a run, which never stalls them, and the readout never read at the same time

@@ -344,9 +344,10 @@ class InputPackets(wiring.Component):
         ]
         with m.If(pieces.sink.ready):
             m.d.sync += [valid.eq(pieces.sink.valid & piece.complete), *[tag[n].eq(piece[n]) for n in layout.members]]
-            for n in range(len(word) // c.stream_width):
-                with m.If(piece.index == n):
-                    m.d.sync += word[n * c.stream_width : (n + 1) * c.stream_width].eq(piece.data)
+        for n in range(len(word) // c.stream_width):
+            # only a word's first piece may have to wait for the word before
+            with m.If((piece.index == n) & (pieces.sink.ready if n == 0 else 1)):
+                m.d.sync += word[n * c.stream_width : (n + 1) * c.stream_width].eq(piece.data)
         with m.If(self.clear):
             m.d.sync += valid.eq(0)
 

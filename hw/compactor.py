@@ -79,11 +79,11 @@ class Compactor(wiring.Component):
 
     Bitmaps are read a word of BITMAP_WORD bits a cycle, also across jobs; words of zeros cost nothing downstream, and
     `look_ahead` words are kept ready, so that bitmaps down to 2 % density stream without a bubble.  A job without any
-    index gives one beat marked `empty`.  First index `latency` = 12 cycles after an idle compactor takes its job.
+    index gives one beat marked `empty`.  First index `latency` = 13 cycles after an idle compactor takes its job.
     """
 
     look_ahead = 16
-    latency = 12
+    latency = 13
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -138,6 +138,13 @@ class Compactor(wiring.Component):
 
         # look-ahead: drop words of zeros, and know of each word whether it is its job's last
         m.submodules.entries = entries = SyncFIFOBuffered(width=_entry_layout(c).size, depth=self.look_ahead)
+        m.submodules.new_entry = new_entry = RegisterSlice(_entry_layout(c))
+        m.d.comb += [
+            entries.w_data.eq(new_entry.sink.payload),
+            entries.w_en.eq(new_entry.sink.valid),
+            new_entry.sink.ready.eq(entries.w_rdy),
+        ]
+        entry_free, pushes = new_entry.source.ready, new_entry.source.valid
         bits, some_groups = Signal(BITMAP_WORD), Signal(BITMAP_WORD // GROUP)
         arrived, some = Signal(), Signal()
         masked_layout = data.StructLayout(
@@ -163,22 +170,22 @@ class Compactor(wiring.Component):
                 Cat(*[wanted[n : n + GROUP].any() for n in range(0, BITMAP_WORD, GROUP)])
             ),
             *[getattr(masked_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
-            arrived.eq(masked_slice.sink.valid & entries.w_rdy),
+            arrived.eq(masked_slice.sink.valid & entry_free),
             masked_slice.sink.ready.eq(arrived),
             bits.eq(masked.bits),
             some_groups.eq(masked.groups),
             some.eq(some_groups.any()),
             pushed.eq(pending),
-            entries.w_data.eq(pushed),
+            new_entry.source.payload.eq(pushed),
         ]
         open_job = Signal()  # the pending word is of the job whose words are arriving
         m.d.comb += open_job.eq(pending_valid & ~pending.end)
-        with m.If(pending_valid & pending.end & entries.w_rdy):
-            m.d.comb += entries.w_en.eq(1)
+        with m.If(pending_valid & pending.end & entry_free):
+            m.d.comb += pushes.eq(1)
             m.d.sync += pending_valid.eq(0)
         with m.If(arrived):
             with m.If(some | (masked.last & ~open_job)):
-                m.d.comb += entries.w_en.eq(pending_valid)
+                m.d.comb += pushes.eq(pending_valid)
                 m.d.sync += [
                     pending_valid.eq(1),
                     pending.bits.eq(bits),
@@ -189,7 +196,7 @@ class Compactor(wiring.Component):
                     pending.job.eq(masked.job),
                 ]
             with m.Elif(masked.last):
-                m.d.comb += [entries.w_en.eq(1), pushed.end.eq(1)]
+                m.d.comb += [pushes.eq(1), pushed.end.eq(1)]
                 m.d.sync += pending_valid.eq(0)
 
         # words to groups of bits: the lowest group that has one

@@ -67,7 +67,19 @@ class Drain(wiring.Component):
             next_row.source.valid.eq(rows.r_rdy),
             rows.r_en.eq(next_row.source.ready),
         ]
-        job, row, row_valid = data.View(job_layout(c), jobs.r_data), next_row.sink.payload, next_row.sink.valid
+        queued = data.View(job_layout(c), jobs.r_data)
+        at_hand = data.StructLayout(
+            {"hidden": 1, "ends_hidden": 1, "columns": queued.columns.shape(), "base": range(c.batch_tiles * c.max_H)}
+        )
+        m.submodules.next_job = next_job = RegisterSlice(at_hand)
+        m.d.comb += [
+            next_job.source.valid.eq(jobs.r_rdy),
+            jobs.r_en.eq(next_job.source.ready),
+            *[getattr(next_job.source.payload, n).eq(getattr(queued, n)) for n in ("hidden", "ends_hidden", "columns")],
+            next_job.source.payload.base.eq(queued.batch_tile * c.max_H + queued.first_column),
+        ]
+        job, row = next_job.sink.payload, next_row.sink.payload
+        arrived = Signal()
         tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
         exists, take, last = Signal(), Signal(), Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
@@ -82,14 +94,15 @@ class Drain(wiring.Component):
             m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
         m.d.comb += [
             exists.eq(index < job.columns),
-            self.dx.valid.eq(row_valid & jobs.r_rdy & ~job.hidden & exists),
+            arrived.eq(next_row.sink.valid & next_job.sink.valid),
+            self.dx.valid.eq(arrived & ~job.hidden & exists),
             self.dx.payload.eq(row.lanes),
-            take.eq(row_valid & jobs.r_rdy & (job.hidden | ~exists | self.dx.ready)),
+            take.eq(arrived & (job.hidden | ~exists | self.dx.ready)),
             last.eq(index == c.R - 1),
             next_row.sink.ready.eq(take),
-            jobs.r_en.eq(take & last),
+            next_job.sink.ready.eq(take & last),
             self.hidden_write.valid.eq(take & job.hidden & exists),
-            self.hidden_write.payload.address.eq(job.batch_tile * c.max_H + job.first_column + index),
+            self.hidden_write.payload.address.eq(job.base + index),
             self.hidden_write.payload.word.eq(row.lanes),
             self.hidden_done.eq(take & last & job.ends_hidden),
             self.saturated.valid.eq(take & exists),

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD, EngineConfig
+from hw.loop_counter import LoopCounter
 from hw.packets import STATISTICS_WORDS
 from hw.packing import Packer, beat_layout
 from hw.readout import EXACT_BITS, SHORT_BITS, Section, group_elements, group_layout
@@ -99,17 +100,23 @@ class OutputPackets(wiring.Component):
         def lane_bits(lanes: Any) -> Any:
             return Cat(*[Cat(lanes[n], lanes[n][-1].replicate(e - len(lanes[n]))) for n in range(c.C)])
 
-        count = Signal(range(max(c.bitmap_words + STATISTICS_WORDS, c.max_I) + 1))
-        step, batch_tile = Signal(range(c.max_T)), Signal(range(c.batch_tiles))
-        requested, unit, second = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal()
+        statistics_end = Signal(range(c.bitmap_words + STATISTICS_WORDS))
+        m.d.sync += statistics_end.eq(run.end.bitmap_words + STATISTICS_WORDS)
+        statistics_word = LoopCounter(m, statistics_end, "statistics_word")
+        column, unit = LoopCounter(m, run.end.I, "column"), LoopCounter(m, run.end.H, "unit")
+        step, batch_tile = LoopCounter(m, run.end.T, "step"), LoopCounter(m, run.end.batch_tiles, "batch_tile")
+        loops = (statistics_word, column, unit, step, batch_tile)
+        requested, second = Signal(bits_for(c.max_H)), Signal()
         request_base, section = Signal(range(self.state_depth)), Signal(Section)
         request_tile = Signal(bits_for(c.batch_tiles))
-        last_tile = batch_tile == run.end.batch_tiles
+        last_tile = batch_tile.at_end
         final = Signal()  # the section at hand is the packet's last
         with m.FSM():
             with m.State("IDLE"):  # no packet
-                m.d.sync += [s.eq(0) for s in (count, step, batch_tile, requested, unit, second, request_base)]
-                m.d.sync += [request_tile.eq(0), section.eq(Section.BIAS)]
+                m.d.sync += [s.eq(0) for s in (requested, second, request_base, request_tile)]
+                m.d.sync += section.eq(Section.BIAS)
+                for each in loops:
+                    each.clear()
                 with m.If(self.start_run):
                     m.next = "STATISTICS"
                 with m.Elif(self.start_read):
@@ -119,38 +126,36 @@ class OutputPackets(wiring.Component):
                     selected.eq(number[BITMAP_WORD]),
                     word.eq(self.statistics.payload),
                     word_valid.eq(self.statistics.valid),
-                    word_last.eq(count == run.end.bitmap_words + STATISTICS_WORDS),
+                    word_last.eq(statistics_word.at_end),
                     self.statistics.ready.eq(word_ready),
                 ]
                 with m.If(filling):
-                    m.d.sync += count.eq(count + 1)
+                    statistics_word.advance()
                 with m.If(section_sent):
-                    m.d.sync += count.eq(0)
                     m.next = "DX"
             with m.State("DX"):  # dx of a batch tile
-                last_section = last_tile & (step == run.end.T)
+                last_section = last_tile & step.at_end
                 m.d.comb += [
                     selected.eq(number[lanes_width]),
                     word.eq(lane_bits(self.dx.payload)),
                     word_valid.eq(self.dx.valid),
-                    word_last.eq(count == run.end.I),
+                    word_last.eq(column.at_end),
                     self.dx.ready.eq(word_ready),
                     final.eq(last_section & ~run.state_out),
                 ]
                 with m.If(filling):
-                    m.d.sync += count.eq(count + 1)
+                    column.advance()
                 with m.If(section_sent):
-                    m.d.sync += [count.eq(0), batch_tile.eq(Mux(last_tile, 0, batch_tile + 1))]
+                    batch_tile.advance()
                     m.next = "STATISTICS"
                     with m.If(last_tile):
-                        m.d.sync += step.eq(step + 1)
+                        step.advance()
                     with m.If(last_section):
                         m.d.comb += self.result_done.eq(1)
                         m.next = "IDLE"
                         with m.If(run.state_out):
                             m.next = "STATE"
             with m.State("STATE"):  # dh0 and dc0 of every batch tile
-                end_unit = unit == run.end.H
                 m.d.comb += [
                     self.in_state.eq(1),
                     final.eq(1),
@@ -159,7 +164,7 @@ class OutputPackets(wiring.Component):
                     self.state_request.payload.eq(request_base + requested),
                     word.eq(Mux(second, lane_bits(self.state.payload.dc), lane_bits(self.state.payload.dh))),
                     word_valid.eq(self.state.valid),
-                    word_last.eq(second & end_unit & last_tile),
+                    word_last.eq(second & unit.at_end & last_tile),
                     self.state.ready.eq(word_ready & second),
                 ]
                 with m.If(self.state_request.valid & self.state_request.ready):
@@ -170,9 +175,9 @@ class OutputPackets(wiring.Component):
                 with m.If(filling):
                     m.d.sync += second.eq(~second)
                     with m.If(second):
-                        m.d.sync += unit.eq(Mux(end_unit, 0, unit + 1))
-                        with m.If(end_unit):
-                            m.d.sync += batch_tile.eq(batch_tile + 1)
+                        unit.advance()
+                        with m.If(unit.at_end):
+                            batch_tile.advance()
                 with m.If(section_sent):
                     m.next = "IDLE"
             with m.State("GRADIENTS"):  # db, dW_ih, dW_hh

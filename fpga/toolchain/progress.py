@@ -10,6 +10,7 @@ Progress = Callable[[str, str], None]
 
 _PASS = re.compile(r"\d+(?:\.\d+)*\. (?:Executing|Re-running|Continuing) (.+?)(?: \(.*\))?\.?$")
 _PLACING = re.compile(r"at iteration #(\d+), type \S+: .*legal = (\d+)")
+_SPREADING = re.compile(r"iter=(\d+) steplen=")
 _REFINING = re.compile(r"at iteration #(\d+): temp = .*wirelen = (\d+)")
 _ARCS = re.compile(r"Routing (\d+) arcs")
 _ROUTING = re.compile(r"Info:\s+\d+ \|[\s\d]+\|[\s\d]+\|\s*(\d+)\|")
@@ -33,6 +34,8 @@ class Follower:
             return found[1].lower()
         if found := _PLACING.search(line):
             return f"placing, iteration {found[1]}, {int(found[2]):,} of wire"
+        if found := _SPREADING.search(line):
+            return f"placing, iteration {found[1]}"
         if found := _REFINING.search(line):
             return f"refining the placement, iteration {found[1]}, {int(found[2]):,} of wire"
         if found := _ARCS.search(line):

@@ -109,6 +109,7 @@ def test_progress_is_read_from_the_lines_of_the_tools() -> None:
     for line in (
         "2.17.3. Executing OPT_MERGE pass (detect identical cells).",
         "Info:     at iteration #5, type ALL: wirelen solved = 80, spread = 90, legal = 1234; time = 0.01s",
+        "Info: iter=387 steplen=2.013573 a=195.815750 penalty=[0.43, 0.43, 0.43, 0.43]",
         "Info:   at iteration #10: temp = 0.5, timing cost = 3, wirelen = 4321",
         "Info: Routing 5000 arcs.",
         "Info:       1000 |      100        800 |  100   800 |      4200|       0.5       0.5|",
@@ -119,6 +120,7 @@ def test_progress_is_read_from_the_lines_of_the_tools() -> None:
         ("seed 1", ""),
         ("seed 1", "opt_merge pass"),
         ("seed 1", "placing, iteration 5, 1,234 of wire"),
+        ("seed 1", "placing, iteration 387"),
         ("seed 1", "refining the placement, iteration 10, 4,321 of wire"),
         ("seed 1", "routing, 5,000 arcs left"),
         ("seed 1", "routing, 4,200 arcs left of 5,000"),

@@ -197,7 +197,6 @@ def _show(checks: list[ModeCheck]) -> None:
         "other",
         "sent",
         "received",
-        "run",
         "array busy",
     )
     for heading in headings:
@@ -208,14 +207,14 @@ def _show(checks: list[ModeCheck]) -> None:
             f"{c.values:,}",
             f"[bold red]{c.mismatches:,}[/]" if c.mismatches else "0",
             *(f"{s:.3f} s" for s in (c.seconds, c.transfer_seconds, c.compute_seconds, c.other_seconds)),
-            *(f"{n:,}" for n in (c.bytes_sent, c.bytes_received, c.run_cycles, c.array_cycles)),
+            *(f"{n:,}" for n in (c.bytes_sent, c.bytes_received, c.array_cycles)),
         )
     screen = console()
     screen.print(table)
     screen.print(
         "compute: the share of the run in which the engine did not wait for the tape, by its counters; "
         "transfer: the rest of the time in which packets moved; other: registers and the host's own work; "
-        "sent and received in bytes, run and array in clock cycles",
+        "sent and received in bytes, array in clock cycles that it worked",
         highlight=False,
         soft_wrap=True,
     )

@@ -107,7 +107,8 @@ class OperandFetch(wiring.Component):
             self.indices.ready.eq(located.source.ready),
             place.index.eq(self.indices.payload),
             place.tile.eq(job.tile * c.gate_rows),
-            place.macs.eq(job.columns * job.lanes),
+            # columns times lanes, without one of the part's hard multipliers
+            place.macs.eq(sum(Mux(bit, job.columns << n, 0) for n, bit in enumerate(job.lanes))),
             asked.source.valid.eq(located.sink.valid),
             located.sink.ready.eq(asked.source.ready),
             *[getattr(coming, n).eq(getattr(wanted, n)) for n in located_layout.members],

@@ -253,12 +253,13 @@ class Core(wiring.Component):
         # weight gradients: a run, which never stalls them, and the readout never read at the same time
         reading = Signal()
         m.d.sync += reading.eq(~controller.running)
+        m.submodules.read_request = read_request = RegisterSlice(gradients.request.payload.shape())
+        join(readout.gradient_request, read_request.source)
+        asked = read_request.sink
         m.d.comb += [
-            gradients.request.valid.eq(readout.gradient_request.valid | fetch.gradient_request.valid),
-            gradients.request.payload.eq(
-                Mux(reading, readout.gradient_request.payload, fetch.gradient_request.payload)
-            ),
-            readout.gradient_request.ready.eq(gradients.request.ready),
+            gradients.request.valid.eq(asked.valid | fetch.gradient_request.valid),
+            gradients.request.payload.eq(Mux(reading, asked.payload, fetch.gradient_request.payload)),
+            asked.ready.eq(gradients.request.ready),
             fetch.gradient_word.eq(gradients.word.payload),
             readout.gradient_word.payload.eq(gradients.word.payload),
             readout.gradient_word.valid.eq(gradients.word.valid),

@@ -66,13 +66,12 @@ class ArraySequencer(wiring.Component):
         first_column = Signal(bits_for(max(c.max_I, c.max_H) + c.R))
         slot, any_row = Signal(), Signal()
         inputs_ready, inputs_taken = Signal(2), Signal()
-        issue, end_x, end_h, offer = Signal(), Signal(), Signal(), Signal()
+        issue, offer = Signal(), Signal()
+        end_x, end_h = x_tile.at_end, h_tile.at_end
         gradient, hidden = Signal(), Signal()
         m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
         job = meta_in.job
         m.d.comb += [
-            end_x.eq(x_tile.at_end),
-            end_h.eq(h_tile.at_end),
             issue.eq(offer & request.source.ready & meta_fifo.w_rdy),
             request.source.valid.eq(issue),
             request.source.payload.eq(step * c.tiles + job.tile),

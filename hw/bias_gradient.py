@@ -10,6 +10,7 @@ from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
 from hw.config import EngineConfig
+from hw.delay_line import DelayLine
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
 from hw.memory import write_layout
@@ -60,18 +61,17 @@ class BiasGradientAccumulator(wiring.Component):
             write_port, read_port = memory.write_port(), memory.read_port()
             terms = [self.rows.payload.word[r][lane] for lane in range(c.C)]
             lane_sum = sum(terms[1:], start=terms[0])
-            sum_1 = Signal(lane_sum.shape(), name=f"lane_sum_{r}_stage1", reset_less=True)
-            sum_0 = Signal.like(sum_1, name=f"lane_sum_{r}_stage0")
-            sum_2 = Signal.like(sum_1, name=f"lane_sum_{r}_stage2")
+            m.submodules[f"lane_sum_{r}"] = waiting = DelayLine(lane_sum.shape(), self.latency)
             old = Signal(signed(width), name=f"old_{r}", reset_less=True)
-            m.d.sync += [sum_0.eq(lane_sum), sum_1.eq(sum_0), sum_2.eq(sum_1), old.eq(read_port.data)]
+            m.d.sync += old.eq(read_port.data)
             cleared = self.clear.valid & (self.clear.payload % rate == r)
             m.d.comb += [
+                waiting.input.eq(lane_sum),
                 read_port.en.eq(stage_0.valid | self.request.ready),
                 read_port.addr.eq(Mux(stage_0.valid, stage_0.address, self.request.payload // rate)),
                 write_port.en.eq(stage_2.valid | cleared),
                 write_port.addr.eq(Mux(self.clear.valid, self.clear.payload // rate, stage_2.address)),
-                write_port.data.eq(Mux(self.clear.valid, 0, old + sum_2)),
+                write_port.data.eq(Mux(self.clear.valid, 0, old + waiting.output)),
             ]
             words.append(read_port.data)
         with m.If(out_ready):

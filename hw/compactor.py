@@ -139,13 +139,8 @@ class Compactor(wiring.Component):
         # look-ahead: drop words of zeros, and know of each word whether it is its job's last
         m.submodules.entries = entries = SyncFIFOBuffered(width=_entry_layout(c).size, depth=self.look_ahead)
         m.submodules.new_entry = new_entry = RegisterSlice(_entry_layout(c))
-        m.d.comb += [
-            entries.w_data.eq(new_entry.sink.payload),
-            entries.w_en.eq(new_entry.sink.valid),
-            new_entry.sink.ready.eq(entries.w_rdy),
-        ]
+        wiring.connect(m, new_entry.sink, entries.w_stream)
         entry_free, pushes = new_entry.source.ready, new_entry.source.valid
-        bits, some_groups = Signal(BITMAP_WORD), Signal(BITMAP_WORD // GROUP)
         arrived, some = Signal(), Signal()
         masked_layout = data.StructLayout(
             {"bits": BITMAP_WORD, "groups": BITMAP_WORD // GROUP, **dict(fetched_layout.members)}
@@ -172,9 +167,7 @@ class Compactor(wiring.Component):
             *[getattr(masked_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
             arrived.eq(masked_slice.sink.valid & entry_free),
             masked_slice.sink.ready.eq(arrived),
-            bits.eq(masked.bits),
-            some_groups.eq(masked.groups),
-            some.eq(some_groups.any()),
+            some.eq(masked.groups.any()),
             pushed.eq(pending),
             new_entry.source.payload.eq(pushed),
         ]
@@ -188,8 +181,8 @@ class Compactor(wiring.Component):
                 m.d.comb += pushes.eq(pending_valid)
                 m.d.sync += [
                     pending_valid.eq(1),
-                    pending.bits.eq(bits),
-                    pending.groups.eq(some_groups),
+                    pending.bits.eq(masked.bits),
+                    pending.groups.eq(masked.groups),
                     pending.word.eq(masked.word),
                     pending.end.eq(masked.last),
                     pending.empty.eq(~some),
@@ -202,13 +195,11 @@ class Compactor(wiring.Component):
         # words to groups of bits: the lowest group that has one
         current, current_valid = Signal(_entry_layout(c)), Signal()
         m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
+        wiring.connect(m, entries.r_stream, next_entry.source)
         groups = [current.bits[n : n + GROUP] for n in range(0, BITMAP_WORD, GROUP)]
         chosen = _lowest(current.groups)
         word_done, group_taken = Signal(), Signal()  # word_done: one group is left, known ahead
         m.d.comb += [
-            next_entry.source.payload.eq(entries.r_data),
-            next_entry.source.valid.eq(entries.r_rdy),
-            entries.r_en.eq(next_entry.source.ready),
             next_entry.sink.ready.eq(~current_valid | (group_taken & word_done)),
         ]
         with m.If(group_taken & current_valid):

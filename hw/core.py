@@ -187,14 +187,8 @@ class Core(wiring.Component):
             queue = SyncFIFOBuffered(width=job_layout(c).size, depth=JOB_QUEUE)
             m.submodules[name] = queue
             m.submodules[f"{name}_slice"] = job_slice = RegisterSlice(job_layout(c))
-            m.d.comb += [
-                queue.w_data.eq(source.payload),
-                queue.w_en.eq(source.valid),
-                source.ready.eq(queue.w_rdy),
-                job_slice.source.payload.eq(queue.r_data),
-                job_slice.source.valid.eq(queue.r_rdy),
-                queue.r_en.eq(job_slice.source.ready),
-            ]
+            join(source, queue.w_stream)
+            join(queue.r_stream, job_slice.source)
             join(job_slice.sink, sink)
         join(flip(self.block_write), compactor.block_bitmap_write)
         join(flip(self.column_write), sequencer.column_bitmap_write)

@@ -29,8 +29,10 @@ class Drain(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
+        # a tile that ends is seen two cycles later; where the next ones may end before, their room is kept free
+        self.kept_free = 0 if config.R > 2 else 2
         # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
-        self.tiles = (2 if config.R > 2 else 4) + -(-(config.C + 16) // config.R)
+        self.tiles = 2 + self.kept_free + -(-(config.C + 16) // config.R)
         gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
         super().__init__(
             {
@@ -62,11 +64,7 @@ class Drain(wiring.Component):
         ]
         # the queue may be a block memory, whose words come late in the cycle
         m.submodules.next_row = next_row = RegisterSlice(row_layout)
-        m.d.comb += [
-            next_row.source.payload.eq(rows.r_data),
-            next_row.source.valid.eq(rows.r_rdy),
-            rows.r_en.eq(next_row.source.ready),
-        ]
+        wiring.connect(m, rows.r_stream, next_row.source)
         queued = data.View(job_layout(c), jobs.r_data)
         at_hand = data.StructLayout(
             {"hidden": 1, "ends_hidden": 1, "columns": queued.columns.shape(), "base": range(c.batch_tiles * c.max_H)}
@@ -86,8 +84,7 @@ class Drain(wiring.Component):
         # both conditions come from registers; room that a tile leaves is seen a cycle later
         spaced, room = Signal(init=1), Signal(init=1)
         m.d.comb += self.ready.eq(spaced & room)
-        # a tile that ends is seen two cycles later; where the next may end before, its room is kept free
-        m.d.sync += room.eq(tiles_open < self.tiles - (0 if c.R > 2 else 2))
+        m.d.sync += room.eq(tiles_open < self.tiles - self.kept_free)
         with m.If(self.jobs.valid):
             m.d.sync += [spacing.eq(c.R - 1), spaced.eq(c.R == 1)]
         with m.Elif(~spaced):

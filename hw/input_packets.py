@@ -196,7 +196,7 @@ class InputPackets(wiring.Component):
                 with m.If(still_open & ~self.resync):
                     m.next = "RESYNC"
 
-        h_base = c.x_tiles * c.gate_rows
+        first_weight = Mux(kind == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0)
         with m.FSM() as fsm:
             with m.State("HEADER"):  # between packets
                 word = beat.data
@@ -214,7 +214,7 @@ class InputPackets(wiring.Component):
                 leave()
             with m.State("KIND"):  # takes the header, now that registers know its kind, when that kind may come
                 m.d.comb += self.beats.ready.eq(self.sizes_ready & (self.running | ~is_tape | ~known))
-                m.d.sync += weight_base.eq(Mux(kind == PacketKind.WEIGHT_H, h_base, 0))
+                m.d.sync += weight_base.eq(first_weight)
                 with m.If(sent):
                     with m.If(~known | (self.running & ~is_tape)):
                         m.d.comb += fault.eq(ErrorCode.PACKET_KIND)
@@ -247,7 +247,7 @@ class InputPackets(wiring.Component):
                     x_tile.advance()
                     h_tile.advance()
                     with m.If(end_tile):
-                        m.d.sync += weight_base.eq(Mux(kind == PacketKind.WEIGHT_H, h_base, 0))
+                        m.d.sync += weight_base.eq(first_weight)
                         unit.advance()
                         with m.If(unit.at_end):
                             m.d.sync += gate.eq(gate + 1)
@@ -337,9 +337,9 @@ class InputPackets(wiring.Component):
         layout = data.StructLayout({n: piece.shape().members[n] for n in ("target", "address", "bit")})
         valid, tag = Signal(), Signal(layout, reset_less=True)
         taken = Signal()
-        to_array = (tag.target == Target.RECORDS) | (tag.target == Target.X)
+        of_tape = [(t == Target.RECORDS) | (t == Target.X) for t in (piece.target, tag.target)]
         m.d.comb += [
-            taken.eq(~to_array | Mux(tag.target == Target.X, self.x.ready, self.records.ready)),
+            taken.eq(~of_tape[1] | Mux(tag.target == Target.X, self.x.ready, self.records.ready)),
             pieces.sink.ready.eq(~valid | taken),
         ]
         with m.If(pieces.sink.ready):
@@ -376,5 +376,4 @@ class InputPackets(wiring.Component):
             lanes = self.records.payload[name]
             for n, value in enumerate(elements(c.C, len(lanes[0]), v * c.lane_slots)):
                 m.d.comb += lanes[n].eq(value)
-        tape = (piece.target == Target.RECORDS) | (piece.target == Target.X)
-        return (valid & ~to_array) | (pieces.sink.valid & ~tape)
+        return (pieces.sink.valid & ~of_tape[0]) | (valid & ~of_tape[1])

@@ -13,10 +13,8 @@ from hw.compactor import job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.memory import StreamMemory, write_layout
+from hw.operand_fetch import STORE_LATENCY
 from hw.systolic_array import input_row_layout
-
-LEAD = 2
-"""Cycles from `loaded` to the earliest use: the operands' way through their stores."""
 
 
 class InputStore(wiring.Component):
@@ -24,7 +22,7 @@ class InputStore(wiring.Component):
 
     `jobs` names tiles in the order in which the array will use them; each is read, R rows in R cycles, columns beyond
     the tile's last as zeros, and sent on `rows`.  `loaded` is high from the tile's last row but two (its first, if R is
-    less than 3) until `taken`, which must come `LEAD` = 2 cycles after it rose or later; the next tile's rows follow
+    less than 3) until `taken`, which comes STORE_LATENCY = 2 cycles after it rose or later; the next tile's rows follow
     from the cycle after that.
     """
 
@@ -79,7 +77,7 @@ class InputStore(wiring.Component):
         ]
         with m.If(meta.exists):
             m.d.comb += self.rows.payload.lanes.eq(memory.word.payload)
-        with m.If(send & (meta.row == max(c.R - 1 - LEAD, 0))):
+        with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):
             m.d.sync += self.loaded.eq(1)
         with m.Elif(self.taken):
             m.d.sync += self.loaded.eq(0)

@@ -193,13 +193,13 @@ class OperandFetch(wiring.Component):
             m.d.sync += operand.dz.eq(0)
 
         # write back, where the word came from
-        m.submodules.address = back = DelayLine(address, gradient_latency(c) + 1)
-        m.submodules.writes = writes = DelayLine(1, gradient_latency(c) + 1)
+        back_layout = data.StructLayout({"address": address, "write": 1})
+        m.submodules.back = back = DelayLine(back_layout, gradient_latency(c) + 1)
         m.d.comb += [
-            back.input.eq(meta.address),
-            writes.input.eq(~meta.empty),
-            self.gradient_write.valid.eq(self.partial_sums.valid & writes.output),
-            self.gradient_write.payload.address.eq(back.output),
+            back.input.address.eq(meta.address),
+            back.input.write.eq(~meta.empty),
+            self.gradient_write.valid.eq(self.partial_sums.valid & back.output.write),
+            self.gradient_write.payload.address.eq(back.output.address),
             self.gradient_write.payload.word.eq(self.partial_sums.payload),
             self.idle.eq(array_empty & ~(waiting | located.sink.valid | reduce(or_, valid))),
         ]

@@ -8,8 +8,8 @@ from amaranth.hdl import signed
 from amaranth.lib import data
 
 from hw.compactor import job_layout
-from hw.input_store import LEAD
 from hw.memory import write_layout
+from hw.operand_fetch import STORE_LATENCY
 from hw.systolic_array import input_row_layout
 from tb.coverage import cover
 from tb.environment import Bench, config, test
@@ -44,7 +44,7 @@ class Array:
         if self.high:
             self.high = False
             self.bench.set(taken=0)
-        elif self.loaded_for >= LEAD and not (self.slow and self.bench.rng.random() < 0.8):
+        elif self.loaded_for >= STORE_LATENCY and not (self.slow and self.bench.rng.random() < 0.8):
             self.taken.append(len(self.rows))
             self.high = True
             self.bench.set(taken=1)

@@ -117,7 +117,7 @@ class InputPackets(wiring.Component):
         m.d.comb += [
             offered.eq(self.beats.valid & in_body),
             accepted.eq(offered & pieces.source.ready),
-            pieces.source.valid.eq(offered & ~(beat.last & ~complete)),
+            pieces.source.valid.eq(offered),
             piece.complete.eq(complete),
             # a section's last word ends its beat: the next section begins on a beat boundary
             bad_length.eq(

@@ -51,6 +51,9 @@ def draw_jobs(bench: Bench, count: int) -> list[list[dict[str, Any]]]:
         jobs.append(beats)
         size = "empty" if not length else "1" if length == 1 else "more"
         _sample({"dataflow": "gradient" if gradient else "error", "job": size, "fence": bool(job["fence"])})
+        if gradient and 0 < length < 4:  # the same words again, while they are in the array but for the fence
+            again = {**job, "fence": 1}
+            jobs.append([{**beat, "job": again} for beat in beats])
     return jobs
 
 

@@ -154,8 +154,10 @@ async def nowhere(bench: Bench) -> None:
 
 @test
 async def latencies(bench: Bench) -> None:
-    """A write answers 2 cycles after both halves are taken, a read 1 cycle after its address is."""
+    """A write answers 2 cycles after both halves are taken, a read 2 cycles after its address is."""
     dut, h = bench.dut, next(r for r in REGISTERS if r.name == "H")
+    identity = next(r for r in REGISTERS if r.name == "ID")
+    bench.set(id=0x1234)
     for address_first, data_first in ((0, 0), (0, 3), (3, 0)):
         bench.set(bus__bready=0, bus__awaddr=h.offset, bus__wdata=7, bus__wstrb=15)
         taken = answered = None
@@ -179,6 +181,22 @@ async def latencies(bench: Bench) -> None:
     await ReadOnly()
     bench.scoreboard.equal("a word after 2 cycles", int(dut.bus__rvalid.value), 1)
     bench.scoreboard.equal("word of H", int(dut.bus__rdata.value), 7)
+    # a second address may be taken meanwhile, but its word waits until the first has gone
+    await ClockCycles(dut.clk, 1)
+    bench.set(bus__araddr=identity.offset, bus__arvalid=1)
+    await ClockCycles(dut.clk, 1)
+    bench.set(bus__arvalid=0)
+    for _ in range(5):
+        await ReadOnly()
+        bench.scoreboard.equal("word of H as long as it waits", int(dut.bus__rdata.value), 7)
+        await ClockCycles(dut.clk, 1)
+    bench.set(bus__rready=1)
+    await ClockCycles(dut.clk, 1)
+    bench.set(bus__rready=0)
+    await ReadOnly()
+    bench.scoreboard.equal("then the second word", int(dut.bus__rvalid.value), 1)
+    bench.scoreboard.equal("word of ID", int(dut.bus__rdata.value), 0x1234)
     await ClockCycles(dut.clk, 1)
     bench.set(bus__rready=1)
     await ClockCycles(dut.clk, 2)
+    bench.scoreboard.equal("no third word", int(dut.bus__rvalid.value), 0)

@@ -6,6 +6,7 @@ import pytest
 
 from hw.config import EngineConfig, preset
 from hw.formats import FixedPoint, Formats
+from hw.systolic_array import DRAIN_GROUP
 from tb.blocks import BLOCKS
 from tb.runner import BenchResult, run_bench
 
@@ -49,6 +50,12 @@ def test_tiny(block: str) -> None:
 @pytest.mark.parametrize("config", [BATCH_ONE, ODD], ids=lambda c: c.name)
 def test_engine_of_another_shape(config: EngineConfig) -> None:
     check(run_bench("engine", config), coverage=90)
+
+
+def test_array_with_more_rows_than_a_drain_group() -> None:
+    config = preset("default")
+    assert config.R > DRAIN_GROUP
+    check(run_bench("systolic_array", config), coverage=95)
 
 
 @pytest.mark.heavy

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Array, Module, Mux, Signal, signed
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import data, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
@@ -20,10 +21,12 @@ class BiasGradientAccumulator(wiring.Component):
     """db[q] += sum over lanes of dz'[q]; a group of rows a cycle, exact.
 
     `rows` carries groups of consecutive rows and their group address; one group may return after `latency` = 3 cycles
-    at the earliest.  `request` (a row q) is answered on `word` in order, when no rows come.  `clear` zeroes a row.
+    at the earliest.  While no rows come, `word` is db of the row q that was at `address` `read_latency` = 4 cycles
+    before.  `clear` zeroes a row, at the earliest in the cycle after that of its address.
     """
 
     latency = 3
+    read_latency = 4
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -31,8 +34,8 @@ class BiasGradientAccumulator(wiring.Component):
         super().__init__(
             {
                 "rows": In(Flow(write_layout(gate_rows_layout(config), self.groups))),
-                "request": In(stream.Signature(range(config.gate_rows))),
-                "word": Out(stream.Signature(signed(config.formats.weight_grad_width))),
+                "address": In(range(config.gate_rows)),
+                "word": Out(signed(config.formats.weight_grad_width)),
                 "clear": In(Flow(range(config.gate_rows))),
             }
         )
@@ -49,11 +52,16 @@ class BiasGradientAccumulator(wiring.Component):
             stage_1.eq(stage_0),
             stage_2.eq(stage_1),
         ]
-        # a request reads through the same port: the controller never reads during a run
-        reading, read_bank, out_ready = Signal(), Signal(range(max(rate, 2))), Signal()
-        m.d.comb += [out_ready.eq(~self.word.valid | self.word.ready), self.request.ready.eq(~reading | out_ready)]
-        with m.If(self.request.ready):
-            m.d.sync += [reading.eq(self.request.valid), read_bank.eq(self.request.payload % rate)]
+        # the host's rows are read through the same port: the controller never reads during a run
+        address = Signal(range(c.gate_rows), reset_less=True)
+        banks = [Signal(range(max(rate, 2)), name=f"bank_stage{n + 2}", reset_less=True) for n in range(2)]
+        clears, clear = Signal(), Signal.like(address, reset_less=True)
+        m.d.sync += [
+            address.eq(self.address),
+            *[later.eq(earlier) for earlier, later in pairwise((address % rate, *banks))],
+            clears.eq(self.clear.valid),
+            clear.eq(self.clear.payload),
+        ]
         words = []
         for r in range(rate):
             memory = Memory(shape=signed(width), depth=self.groups, init=[])
@@ -64,19 +72,17 @@ class BiasGradientAccumulator(wiring.Component):
             m.submodules[f"lane_sum_{r}"] = waiting = DelayLine(lane_sum.shape(), self.latency)
             old = Signal(signed(width), name=f"old_{r}", reset_less=True)
             m.d.sync += old.eq(read_port.data)
-            cleared = self.clear.valid & (self.clear.payload % rate == r)
+            cleared = clears & (clear % rate == r)
             m.d.comb += [
                 waiting.input.eq(lane_sum),
-                read_port.en.eq(stage_0.valid | self.request.ready),
-                read_port.addr.eq(Mux(stage_0.valid, stage_0.address, self.request.payload // rate)),
+                read_port.en.eq(1),
+                read_port.addr.eq(Mux(stage_0.valid, stage_0.address, address // rate)),
                 write_port.en.eq(stage_2.valid | cleared),
-                write_port.addr.eq(Mux(self.clear.valid, self.clear.payload // rate, stage_2.address)),
-                write_port.data.eq(Mux(self.clear.valid, 0, old + waiting.output)),
+                write_port.addr.eq(Mux(clears, clear // rate, stage_2.address)),
+                write_port.data.eq(Mux(clears, 0, old + waiting.output)),
             ]
-            words.append(read_port.data)
-        with m.If(out_ready):
-            m.d.sync += [
-                self.word.valid.eq(reading),
-                self.word.payload.eq(Array(words)[read_bank] if rate > 1 else words[0]),
-            ]
+            words.append(old)
+        word = Signal(signed(width), reset_less=True)
+        m.d.sync += word.eq(Array(words)[banks[1]] if rate > 1 else words[0])
+        m.d.comb += self.word.eq(word)
         return m

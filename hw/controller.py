@@ -93,7 +93,7 @@ class Controller(wiring.Component):
         m.submodules.multiplier = multiplier = Multiplier(len(run.B) + 1, len(run.T) + 1)
         terms_after, too_many_terms = Signal(bits_for(c.max_terms + c.max_B * c.max_T)), Signal()
         rested = Signal(2)  # idle long enough for both to follow `terms`
-        m.d.comb += [multiplier.enable.eq(1), multiplier.a.eq(run.B), multiplier.b.eq(run.T)]
+        m.d.comb += [multiplier.a.eq(run.B), multiplier.b.eq(run.T)]
         m.d.sync += [
             terms_after.eq(self.terms + multiplier.p[:-2]),
             too_many_terms.eq(terms_after > c.max_terms),

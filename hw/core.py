@@ -21,7 +21,7 @@ from hw.gate_sequencer import GateSequencer
 from hw.input_packets import InputPackets
 from hw.input_store import InputStore
 from hw.memory import StreamMemory
-from hw.operand_fetch import OperandFetch, gradient_word_layout, weight_word_layout
+from hw.operand_fetch import OperandFetch
 from hw.output_packets import OutputPackets
 from hw.packets import STATISTICS_WORDS
 from hw.packing import beat_layout
@@ -32,6 +32,8 @@ from hw.row_bitmap import RowBitmapBuilder
 from hw.sieve import Sieve
 from hw.state_store import StateStore, state_layout
 from hw.systolic_array import SystolicArray
+from hw.weight_gradient_store import WeightGradientStore
+from hw.weight_store import WeightStore
 
 JOB_QUEUE = 4
 """Jobs that wait for the array: the stationary inputs of the next ones load meanwhile."""
@@ -94,8 +96,8 @@ class Core(wiring.Component):
         m.submodules.input_store = inputs = InputStore(c)
         m.submodules.state_store = state = StateStore(c)
         m.submodules.gate_gradient_store = rows = StreamMemory(gate_rows_layout(c), 2 * c.gate_rows // rate)
-        m.submodules.weight_store = weights = StreamMemory(weight_word_layout(c), c.weight_words)
-        m.submodules.weight_gradient_store = gradients = StreamMemory(gradient_word_layout(c), c.weight_words)
+        m.submodules.weight_store = weights = WeightStore(c)
+        m.submodules.weight_gradient_store = gradients = WeightGradientStore(c)
         m.submodules.readout = readout = WeightGradientReadout(c)
         m.submodules.output_packets = output = OutputPackets(c)
         m.submodules.counters = counters = Counters(c)
@@ -193,20 +195,17 @@ class Core(wiring.Component):
         join(flip(self.block_write), compactor.block_bitmap_write)
         join(flip(self.column_write), sequencer.column_bitmap_write)
         join(compactor.indices, fetch.indices)
-        for store, request, word in (
-            (rows, fetch.row_request, fetch.row_word),
-            (weights, fetch.weight_request, fetch.weight_word),
-        ):
-            m.d.comb += [
-                store.request.valid.eq(request.valid),
-                store.request.payload.eq(request.payload),
-                word.eq(store.word.payload),
-                store.word.ready.eq(1),
-            ]
         join(flip(self.weight_write), weights.write)
+        m.d.comb += [
+            rows.request.valid.eq(fetch.row_request.valid),
+            rows.request.payload.eq(fetch.row_request.payload),
+            fetch.row_word.eq(rows.word.payload),
+            rows.word.ready.eq(1),
+            weights.address.eq(fetch.weight_address),
+            array.weights.eq(weights.words),
+        ]
         join(inputs.rows, array.inputs)
         join(fetch.operands, array.operands)
-        join(array.partial_sums, fetch.partial_sums)
         join(array.drain, drain.sums)
         join(fetch.drain_jobs, drain.jobs)
         join(drain.dx, output.dx)
@@ -244,36 +243,22 @@ class Core(wiring.Component):
                 reader.state.payload.eq(words.payload),
             ]
 
-        # weight gradients: a run, which never stalls them, and the readout never read at the same time
+        # weight gradients: a run and the readout never use them at the same time
         reading = Signal()
         m.d.sync += reading.eq(~controller.running)
-        m.submodules.read_request = read_request = RegisterSlice(gradients.request.payload.shape())
-        join(readout.gradient_request, read_request.source)
-        asked = read_request.sink
-        m.d.comb += [
-            gradients.request.valid.eq(asked.valid | fetch.gradient_request.valid),
-            gradients.request.payload.eq(Mux(reading, asked.payload, fetch.gradient_request.payload)),
-            asked.ready.eq(gradients.request.ready),
-            fetch.gradient_word.eq(gradients.word.payload),
-            readout.gradient_word.payload.eq(gradients.word.payload),
-            readout.gradient_word.valid.eq(gradients.word.valid),
-            gradients.word.ready.eq(~reading | readout.gradient_word.ready),
-            gradients.write.valid.eq(fetch.gradient_write.valid | readout.gradient_clear.valid),
-            gradients.write.payload.address.eq(
-                Mux(
-                    readout.gradient_clear.valid,
-                    readout.gradient_clear.payload,
-                    fetch.gradient_write.payload.address,
-                )
-            ),
-        ]
-        with m.If(~readout.gradient_clear.valid):
-            m.d.comb += gradients.write.payload.word.eq(fetch.gradient_write.payload.word)
-        join(readout.bias_request, bias.request)
-        m.submodules.bias_words = bias_words = RegisterSlice(bias.word.payload.shape(), full=False)
-        join(bias.word, bias_words.source)
-        join(bias_words.sink, readout.bias_word)
+        join(fetch.gradient_write, gradients.write)
+        join(readout.gradient_clear, gradients.clear)
         join(readout.bias_clear, bias.clear)
+        m.d.comb += [
+            gradients.address.eq(fetch.gradient_address),
+            array.old_sums.eq(gradients.words),
+            gradients.sums.eq(array.new_sums),
+            gradients.reading.eq(reading),
+            gradients.read_address.eq(readout.gradient_address),
+            readout.gradient_words.eq(gradients.words),
+            bias.address.eq(readout.bias_address),
+            readout.bias_word.eq(bias.word),
+        ]
         join(readout.groups, output.groups)
         join(output.beats, flip(self.out))
 

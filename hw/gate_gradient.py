@@ -16,7 +16,7 @@ from hw.delay_line import DelayLine
 from hw.flow import Flow
 from hw.formats import FixedPoint
 from hw.multiplier import Multiplier
-from hw.register_slice import RegisterSlice
+from hw.reserved_queue import ReservedQueue
 
 PRODUCT_LATENCY = Multiplier.latency + 2
 """Cycles from a product's operands to its rounded value: multiplier, minuend, rounding."""
@@ -96,8 +96,9 @@ class GateGradientUnit(wiring.Component):
     A pipeline of macro-stages of `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product
     of a class in each cycle of a macro-stage, and values move on when the macro-stage ends.  `inputs` takes one hidden
     unit a period; `rows` gives its gate rows i, f, g, o in order, `gate_rows_per_cycle` a cycle, from `latency` cycles
-    later; `cells` its dc, once, at the earliest then.  Backpressure on `rows` holds the whole pipeline, a cycle later.
-    `saturated` counts what left its format in lanes that hold a sample.
+    later; `cells` its dc, once, `cell_latency` cycles later.  Under backpressure on `rows` what is inside goes on into
+    a queue, and no unit is taken that would not fit.  `saturated` counts what left its format in lanes that hold a
+    sample.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -139,9 +140,19 @@ class GateGradientUnit(wiring.Component):
         self.out_stage = max(ready[n] for n in ("dz_i", "dz_f", "dz_g", "dz_o", "dc_out"))
 
     @property
+    def pipeline(self) -> int:
+        """Cycles from an accepted input to the queue."""
+        return 1 + self.out_stage * self.period
+
+    @property
     def latency(self) -> int:
         """Cycles from an accepted input to its first gate rows, without backpressure."""
-        return 1 + self.out_stage * self.period + RegisterSlice.latency
+        return self.pipeline + ReservedQueue.latency
+
+    @property
+    def cell_latency(self) -> int:
+        """Cycles from an accepted input to its dc."""
+        return self.pipeline + 1
 
     def _format(self, name: str) -> FixedPoint:
         f = self.config.formats
@@ -151,20 +162,18 @@ class GateGradientUnit(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, period, lanes = self.config, self.period, self.config.C
-        # the stall comes from a register, as it reaches every register of the pipeline
-        m.submodules.out = out = RegisterSlice(gate_rows_layout(c))
-        wiring.connect(m, out.sink, wiring.flipped(self.rows))
-        advance, boundary, last_phase = Signal(), Signal(), Signal(init=period == 1)
+        m.submodules.queue = queue = ReservedQueue(gate_rows_layout(c), self.pipeline, each=period)
+        wiring.connect(m, queue.sink, wiring.flipped(self.rows))
+        boundary, taken = Signal(init=period == 1), Signal()  # the last cycle of a macro-stage
         phase = Signal(range(max(period, 2)))
         next_phase = Signal.like(phase)
         m.d.comb += [
-            advance.eq(out.source.ready),
-            boundary.eq(advance & last_phase),
-            next_phase.eq(Mux(last_phase, 0, phase + 1)),
-            self.inputs.ready.eq(boundary),
+            next_phase.eq(Mux(boundary, 0, phase + 1)),
+            self.inputs.ready.eq(boundary & queue.room),
+            taken.eq(self.inputs.valid & boundary & queue.room),
+            queue.reserve.eq(taken),
         ]
-        with m.If(advance):
-            m.d.sync += [phase.eq(next_phase), last_phase.eq(next_phase == period - 1)]
+        m.d.sync += [phase.eq(next_phase), boundary.eq(next_phase == period - 1)]
 
         # the value of a name and lane when it is ready, and where it is looked at macro-stages later
         values: dict[tuple[str, int], Value] = {}
@@ -180,7 +189,7 @@ class GateGradientUnit(wiring.Component):
 
         valid = [Signal(name=f"valid_stage{s}") for s in range(self.out_stage + 1)]
         with m.If(boundary):
-            m.d.sync += valid[0].eq(self.inputs.valid)
+            m.d.sync += valid[0].eq(taken)
             m.d.sync += [valid[s + 1].eq(valid[s]) for s in range(self.out_stage)]
         self.ready["lane_valid"] = 0
         for lane in range(lanes):
@@ -226,7 +235,7 @@ class GateGradientUnit(wiring.Component):
             for unit in range(c.gate_rows_per_cycle):
                 shared = products[unit * period : (unit + 1) * period]
                 for lane in range(lanes):
-                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, landings, advance, phase)
+                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, landings, phase)
 
         end = self.out_stage
         dz = [[at(f"dz_{g}", lane, end) for lane in range(lanes)] for g in "ifgo"]
@@ -234,11 +243,11 @@ class GateGradientUnit(wiring.Component):
         for r in range(rate):
             for lane in range(lanes):
                 choices = [dz[p * rate + r][lane] for p in range(period)]
-                m.d.comb += out.source.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
-        m.d.comb += out.source.valid.eq(valid[end])
-        m.d.sync += self.cells.valid.eq(valid[end] & advance & (phase == 0))
+                m.d.comb += queue.source.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
+        m.d.comb += queue.source.valid.eq(valid[end])
+        m.d.sync += self.cells.valid.eq(valid[end] & (phase == 0))
         m.d.sync += [self.cells.payload[lane].eq(at("dc_out", lane, end)) for lane in range(lanes)]
-        self._count(m, at, flags, valid, advance & (phase == 0))
+        self._count(m, at, flags, valid, phase == 0)
 
         for (name, lane), stages in taps.items():
             before, source = self.ready[name], values[name, lane]
@@ -271,14 +280,12 @@ class GateGradientUnit(wiring.Component):
         lane: int,
         at: Any,
         landings: Any,
-        advance: Value,
         phase: Value,
     ) -> None:
         """One multiplier for `products`, one a cycle of the macro-stage, each rounded into its landing register."""
         formats = [(self._format(p.a), self._format(p.b), self._format(p.name)) for p in products]
         multiplier = Multiplier(max(a.width for a, _, _ in formats), max(b.width for _, b, _ in formats))
         m.submodules[name] = multiplier
-        m.d.comb += multiplier.enable.eq(advance)
         # all products of the group are rounded at one place, so those with less to lose move up
         lost = [a.fraction + b.fraction - target.fraction for a, b, target in formats]
         shift = max(lost)
@@ -305,8 +312,7 @@ class GateGradientUnit(wiring.Component):
 
         def register(value: Value, suffix: str) -> Signal:
             signal = Signal(value.shape(), name=f"{name}_{suffix}", reset_less=True)
-            with m.If(advance):
-                m.d.sync += signal.eq(value)
+            m.d.sync += signal.eq(value)
             return signal
 
         delay = Multiplier.latency
@@ -324,7 +330,7 @@ class GateGradientUnit(wiring.Component):
         for slot, p in enumerate(products):
             landed, flag = landings[p.name, lane]
             clipped, saturated = results[self._format(p.name).width]
-            with m.If(advance & (phase == (slot + PRODUCT_LATENCY) % self.period)):
+            with m.If(phase == (slot + PRODUCT_LATENCY) % self.period):
                 m.d.sync += [landed.eq(clipped), flag.eq(saturated)]
 
     def _count(self, m: Module, at: Any, flags: Any, valid: list[Signal], strobe: Value) -> None:

@@ -16,13 +16,13 @@ from hw.flow import Flow
 from hw.gate_sequencer import record_layout
 from hw.loop_counter import LoopCounter
 from hw.memory import write_layout
-from hw.operand_fetch import weight_word_layout
 from hw.packets import RECORD_VECTORS, PacketKind
 from hw.packing import beat_layout
 from hw.register_slice import RegisterSlice
 from hw.registers import ErrorCode
 from hw.run import run_layout
 from hw.state_store import lanes_layout
+from hw.weight_store import weight_word_layout
 
 
 class Target(IntEnum):

@@ -12,7 +12,7 @@ from hw.cells import cells_of
 
 
 class Multiplier(wiring.Component):
-    """p = a * b, exact, `latency` = 2 cycles later; one product a cycle while `enable` is high, held otherwise.
+    """p = a * b, exact, `latency` = 2 cycles later; one product a cycle.
 
     The registers have no reset, as those of hard multipliers.
     """
@@ -22,7 +22,6 @@ class Multiplier(wiring.Component):
     def __init__(self, a_width: int, b_width: int) -> None:
         super().__init__(
             {
-                "enable": In(1),
                 "a": In(signed(a_width)),
                 "b": In(signed(b_width)),
                 "p": Out(signed(a_width + b_width)),
@@ -39,7 +38,6 @@ class Multiplier(wiring.Component):
         a_register = Signal(signed(self.a_width), reset_less=True)
         b_register = Signal(signed(self.b_width), reset_less=True)
         product = Signal(signed(self.a_width + self.b_width), reset_less=True)
-        with m.If(self.enable):
-            m.d.sync += [a_register.eq(self.a), b_register.eq(self.b), product.eq(a_register * b_register)]
+        m.d.sync += [a_register.eq(self.a), b_register.eq(self.b), product.eq(a_register * b_register)]
         m.d.comb += self.p.eq(product)
         return m

@@ -7,7 +7,7 @@ from itertools import pairwise
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -18,38 +18,32 @@ from hw.config import EngineConfig
 from hw.delay_line import DelayLine
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
-from hw.memory import write_layout
 from hw.register_slice import RegisterSlice
-from hw.systolic_array import gradient_latency, operand_layout
-
-
-def weight_word_layout(config: EngineConfig) -> data.ArrayLayout:
-    """R weights of one gate row."""
-    return data.ArrayLayout(signed(config.formats.weight.width), config.R)
-
-
-def gradient_word_layout(config: EngineConfig) -> data.ArrayLayout:
-    """R weight gradients of one gate row."""
-    return data.ArrayLayout(signed(config.formats.weight_grad_width), config.R)
-
+from hw.systolic_array import SUM_DELAY, gradient_latency, operand_layout
+from hw.weight_gradient_store import WeightGradientStore
+from hw.weight_store import WeightStore
 
 STORE_LATENCY = BlockMemory.latency
-"""Cycles from a request to the word."""
+"""Cycles from a request to the gate gradient store's word."""
 
 
 class OperandFetch(wiring.Component):
-    """Asks the stores for the words of each index, joins them, and feeds the array one operand a cycle.
+    """Asks the stores for the words of each index, and feeds the array one operand a cycle.
 
-    Per index: `row_request` for dz', and `weight_request` (error) or `gradient_request` (gradient dataflow); each store
-    must have the word at its port `STORE_LATENCY` = 2 cycles later, for one cycle.  Once asked for, an index stops
-    nowhere.  So indices wait before: the first one of a gradient job for `inputs_loaded`, the last one of an error job
-    for `drain_ready`, and then it announces its tile on `drain_jobs`; a job with `fence` until all older dW words
-    (`partial_sums`) are written back, in order, as they come out of the array after its fixed latency.
-    `inputs_taken` follows STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` = 5 cycles from an
-    index to its operand.
+    Per index: `row_request` for dz', which the store must have at its port `STORE_LATENCY` = 2 cycles later, for one
+    cycle; `weight_address` and `gradient_address`, such that the stores' words meet the operand in the array; and, if
+    the index is one of the gradient dataflow, `gradient_write` a cycle before the array has the new sum of row 0.
+    Once asked for, an index stops nowhere.  So indices wait before: the first one of a gradient job for
+    `inputs_loaded`, the last one of an error job for `drain_ready`, and then it announces its tile on `drain_jobs`; a
+    job with `fence` until all older dW words are written back.  `inputs_taken` follows STORE_LATENCY cycles behind
+    `inputs_loaded` at the earliest.  `latency` = 5 cycles from an index to its operand.
     """
 
     latency = 5
+    weight_delay = STORE_LATENCY + 1 - WeightStore.latency
+    """Cycles from `row_request` to `weight_address`."""
+    gradient_delay = STORE_LATENCY + 1 + SUM_DELAY - WeightGradientStore.latency
+    """Cycles from `row_request` to `gradient_address`."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -59,17 +53,14 @@ class OperandFetch(wiring.Component):
                 "indices": In(stream.Signature(index_layout(config))),
                 "row_request": Out(Flow(range(groups))),
                 "row_word": In(gate_rows_layout(config)),
-                "weight_request": Out(Flow(range(words))),
-                "weight_word": In(weight_word_layout(config)),
-                "gradient_request": Out(Flow(range(words))),
-                "gradient_word": In(gradient_word_layout(config)),
-                "gradient_write": Out(Flow(write_layout(gradient_word_layout(config), words))),
+                "weight_address": Out(range(words)),
+                "gradient_address": Out(range(words)),
+                "gradient_write": Out(Flow(range(words))),
                 "inputs_loaded": In(1),
                 "inputs_taken": Out(1),
                 "drain_ready": In(1),
                 "drain_jobs": Out(Flow(job_layout(config))),
                 "operands": Out(Flow(operand_layout(config))),
-                "partial_sums": In(Flow(gradient_word_layout(config))),
                 "step_done": Out(1),
                 "idle": Out(1),
                 "busy": Out(1),
@@ -135,7 +126,7 @@ class OperandFetch(wiring.Component):
         )
         stages = [Signal(stage_layout, name=f"stage_{n + 1}", reset_less=True) for n in range(STORE_LATENCY)]
         valid = [Signal(name=f"valid_stage{n + 1}") for n in range(STORE_LATENCY)]
-        in_array = Signal(range(gradient_latency(c) + 8))
+        in_array = Signal(range(gradient_latency(c) + STORE_LATENCY + 2))
         array_empty = Signal(init=1)
         starting, issue = Signal(), Signal()  # starting: inputs that are loaded belong to a job on its way
         m.d.comb += [
@@ -146,10 +137,6 @@ class OperandFetch(wiring.Component):
             asked.sink.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
             self.row_request.payload.eq(ask.row),
-            self.weight_request.valid.eq(issue & ~index.empty & ~job.gradient),
-            self.weight_request.payload.eq(ask.address),
-            self.gradient_request.valid.eq(issue & ~index.empty & job.gradient),
-            self.gradient_request.payload.eq(ask.address),
             self.drain_jobs.valid.eq(issue & ask.ends_error),
             self.drain_jobs.payload.eq(job),
             self.busy.eq(issue),
@@ -157,7 +144,8 @@ class OperandFetch(wiring.Component):
             self.macs.eq(ask.macs),
         ]
         next_in_array = Signal.like(in_array)
-        m.d.comb += next_in_array.eq(in_array + (issue & job.gradient) - self.partial_sums.valid)
+        returning = Signal()
+        m.d.comb += next_in_array.eq(in_array + (issue & job.gradient) - returning)
         m.d.sync += [in_array.eq(next_in_array), array_empty.eq(next_in_array == 0)]
 
         # on the way through the stores
@@ -172,6 +160,11 @@ class OperandFetch(wiring.Component):
             stages[0].in_group.eq(index.q % rate),
             *[later.eq(earlier) for earlier, later in pairwise(stages)],
         ]
+        addresses = [ask.address, *[stage.address for stage in stages]]
+        m.d.comb += [
+            self.weight_address.eq(addresses[self.weight_delay]),
+            self.gradient_address.eq(addresses[self.gradient_delay]),
+        ]
         meta, arrives = stages[-1], valid[-1]
         operand = Signal(operand_layout(c), reset_less=True)
         row = Array([self.row_word[r] for r in range(rate)])[meta.in_group] if rate > 1 else self.row_word[0]
@@ -185,22 +178,28 @@ class OperandFetch(wiring.Component):
             operand.gradient.eq(meta.gradient),
             operand.first.eq(meta.first),
             operand.last.eq(meta.last),
-            operand.weight.eq(self.weight_word),
-            operand.partial_sum.eq(self.gradient_word),
             operand.dz.eq(row),
         ]
         with m.If(meta.empty):
             m.d.sync += operand.dz.eq(0)
 
-        # write back, where the word came from
+        # write back, where the words came from
+        way_back = gradient_latency(c)  # the operand's register is made up for by the announcement's lead
         back_layout = data.StructLayout({"address": address, "write": 1})
-        m.submodules.back = back = DelayLine(back_layout, gradient_latency(c) + 1)
+        m.submodules.back = back = DelayLine(back_layout, way_back)
+        returns = Signal(way_back)
+        settling = Signal(range(c.R + 1))  # until the last row's sum is written
+        m.d.sync += returns.eq(Cat(arrives & meta.gradient, returns[:-1]))
         m.d.comb += [
             back.input.address.eq(meta.address),
             back.input.write.eq(~meta.empty),
-            self.gradient_write.valid.eq(self.partial_sums.valid & back.output.write),
-            self.gradient_write.payload.address.eq(back.output.address),
-            self.gradient_write.payload.word.eq(self.partial_sums.payload),
-            self.idle.eq(array_empty & ~(waiting | located.sink.valid | reduce(or_, valid))),
+            returning.eq(returns[-1]),
+            self.gradient_write.valid.eq(returning & back.output.write),
+            self.gradient_write.payload.eq(back.output.address),
+            self.idle.eq(array_empty & (settling == 0) & ~(waiting | located.sink.valid | reduce(or_, valid))),
         ]
+        with m.If(returning):
+            m.d.sync += settling.eq(c.R)
+        with m.Elif(settling != 0):
+            m.d.sync += settling.eq(settling - 1)
         return m

@@ -15,10 +15,11 @@ from hw.config import BITMAP_WORD, EngineConfig
 from hw.loop_counter import LoopCounter
 from hw.packets import STATISTICS_WORDS
 from hw.packing import Packer, beat_layout
-from hw.readout import EXACT_BITS, SHORT_BITS, Section, group_elements, group_layout
+from hw.readout import Section, group_layout
 from hw.register_slice import RegisterSlice
 from hw.run import run_layout
 from hw.state_store import lanes_layout, state_layout
+from hw.weight_gradient_store import EXACT_BITS, SHORT_BITS, group_elements
 
 
 class OutputPackets(wiring.Component):

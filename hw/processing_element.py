@@ -71,7 +71,6 @@ class ProcessingElement(wiring.Component):
             m.d.sync += stationary.eq(loaded)
 
         m.d.comb += [
-            multiplier.enable.eq(1),
             multiplier.a.eq(Mux(self.control.gradient, Mux(swap, loaded, stationary), self.weight)),
             multiplier.b.eq(self.dz),
         ]

@@ -12,8 +12,8 @@ from hw.arithmetic import bits_for, saturate
 from hw.config import MAX_SHIFT, EngineConfig
 from hw.flow import Flow
 from hw.gate_gradient import gate_rows_layout
-from hw.register_slice import RegisterSlice
 from hw.registers import BY_NAME, SieveRegister
+from hw.reserved_queue import ReservedQueue
 
 RANDOM_WIDTH = 32
 
@@ -59,6 +59,8 @@ class Sieve(wiring.Component):
         self.config = config
         self.levels = (config.C - 1).bit_length()
         """Stages of the tree that finds a row's score."""
+        self.stages = 9 + self.levels
+        """Stages of the pipeline in front of the queue."""
         super().__init__(
             {
                 "mode": In(2),
@@ -73,23 +75,24 @@ class Sieve(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from a row to what becomes of it, without backpressure."""
-        return 9 + self.levels + RegisterSlice.latency
+        return self.stages + ReservedQueue.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c = self.config
         width, rate, lanes = c.formats.gradient.width, c.gate_rows_per_cycle, range(c.C)
-        advance = Signal()
         stochastic = self.mode == SieveRegister.STOCHASTIC
-        # the stall comes from a register, as it reaches every register of the pipeline
-        m.submodules.out = out = RegisterSlice(sieved_rows_layout(c))
-        wiring.connect(m, out.sink, wiring.flipped(self.sieved))
-        m.d.comb += [advance.eq(out.source.ready), self.rows.ready.eq(advance)]
-        stages = self.latency - RegisterSlice.latency
-        valid = [self.rows.valid, *[Signal(name=f"valid_stage{n + 1}") for n in range(stages)]]
-        m.d.comb += out.source.valid.eq(valid[-1])
-        with m.If(advance):
-            m.d.sync += Cat(*valid[1:]).eq(Cat(*valid[:-1]))
+        m.submodules.queue = queue = ReservedQueue(sieved_rows_layout(c), self.stages)
+        wiring.connect(m, queue.sink, wiring.flipped(self.sieved))
+        taken = Signal()
+        m.d.comb += [
+            taken.eq(self.rows.valid & queue.room),
+            self.rows.ready.eq(queue.room),
+            queue.reserve.eq(taken),
+        ]
+        valid = [taken, *[Signal(name=f"valid_stage{n + 1}") for n in range(self.stages)]]
+        m.d.comb += queue.source.valid.eq(valid[-1])
+        m.d.sync += Cat(*valid[1:]).eq(Cat(*valid[:-1]))
         tau_msb = Signal(range(width + 1))
         m.d.sync += tau_msb.eq(_msb(m, self.tau, "tau_msb"))
 
@@ -102,14 +105,13 @@ class Sieve(wiring.Component):
         with m.If(self.random_load.valid):
             source = self.random_load.payload
             m.d.sync += [self.random.eq(source), *[w.eq(xorshift32_steps(source, r + 1)) for r, w in enumerate(words)]]
-        with m.Elif(advance & valid[decided] & stochastic):
+        with m.Elif(valid[decided] & stochastic):
             m.d.sync += [self.random.eq(words[-1]), *[w.eq(xorshift32_steps(w, rate)) for w in words]]
 
         def stage(value: Value, name: str) -> Signal:
             """A register of the pipeline."""
             register = Signal(value.shape(), name=name, reset_less=True)
-            with m.If(advance):
-                m.d.sync += register.eq(value)
+            m.d.sync += register.eq(value)
             return register
 
         overflows: list[Value] = []
@@ -177,7 +179,7 @@ class Sieve(wiring.Component):
             row = put_row([v for v, _ in clipped], number + 7)
             overflows += [put(o, f"overflow_{n}") for n, (_, o) in enumerate(clipped)]
             elements, kept = put(elements, "elements_clipped"), put(kept, "kept_clipped")
-            left = out.source.payload
+            left = queue.source.payload
             m.d.comb += [
                 *[left.rows[r][n].eq(stage(row[n], f"row_{r}_{n}")) for n in lanes],
                 left.kept[r].eq(stage(kept, f"kept_{r}_counted")),

@@ -17,7 +17,7 @@ from hw.processing_element import ARRAY_CONTROL, ProcessingElement
 
 
 def operand_layout(config: EngineConfig) -> data.StructLayout:
-    """One index's operands: a gate row of dz' and, by dataflow, a word of W or the old word of dW."""
+    """One index's operands: a gate row of dz', and what the array does with it."""
     f = config.formats
     return data.StructLayout(
         {
@@ -25,8 +25,6 @@ def operand_layout(config: EngineConfig) -> data.StructLayout:
             "first": 1,
             "last": 1,
             "dz": data.ArrayLayout(signed(f.gradient.width), config.C),
-            "weight": data.ArrayLayout(signed(f.weight.width), config.R),
-            "partial_sum": data.ArrayLayout(signed(f.weight_grad_width), config.R),
         }
     )
 
@@ -39,8 +37,12 @@ def input_row_layout(config: EngineConfig) -> data.StructLayout:
 
 
 def gradient_latency(config: EngineConfig) -> int:
-    """Cycles from an operand of the gradient dataflow to its new dW word: the way through the array's corner."""
-    return ProcessingElement.latency + config.C - 1 + config.R - 1
+    """Cycles from an operand of the gradient dataflow to its new sums of dW at the end of row 0."""
+    return ProcessingElement.latency + config.C - 1
+
+
+SUM_DELAY = ProcessingElement.latency - 1
+"""Cycles from an operand to row 0's old sum: it meets the product at the adder."""
 
 
 DRAIN_GROUP = 4
@@ -53,12 +55,14 @@ class SystolicArray(wiring.Component):
               dz[k, b] --->  skew by b, then down the rows j
         W[k, j]     |  PE(0,0) -> PE(0,1) -> .. PE(0,C-1) --> dW[k, j]   (gradient: partial sums along the lanes)
         dW[k, j] -> |  PE(1,0) -> ...
-        skew by j   |  ...            error: PE(j, b) keeps the sum of dx[j, b]
+        late by j   |  ...            error: PE(j, b) keeps the sum of dx[j, b]
 
-    `operands`: always taken.  error: the operand marked `last` makes R rows of C sums appear on `drain`, one a cycle,
-    the first `drain_latency` cycles later.  Row j of a tile finishes one cycle after row j - 1, so one drain register
-    a lane serves the whole column; two operands marked `last` must therefore be at least R cycles apart.
-    gradient: every operand's new dW word appears on `partial_sums`, `gradient_latency` cycles later.
+    `operands`: always taken.  Of an operand's words, row j's weight is at `weights[j]` j cycles later, row j's old sum
+    at `old_sums[j]` SUM_DELAY + j cycles later: the stores bring them skewed.
+    error: the operand marked `last` makes R rows of C sums appear on `drain`, one a cycle, the first `drain_latency`
+    cycles later.  Row j of a tile finishes one cycle after row j - 1, so one drain register a lane serves the whole
+    column; two operands marked `last` must therefore be at least R cycles apart.
+    gradient: every operand's new sum of row j is at `new_sums[j]`, `gradient_latency` + j cycles later.
     `inputs`: rows of the next gradient tile's stationary operand, row j at the earliest j + 1 cycles after the first
     operand of the current one (rows in order from the next cycle on are), complete at least one cycle before the first
     operand of the next.
@@ -74,7 +78,9 @@ class SystolicArray(wiring.Component):
                 "operands": In(Flow(operand_layout(config))),
                 "inputs": In(Flow(input_row_layout(config))),
                 "drain": Out(Flow(data.ArrayLayout(signed(config.error_sum_width), config.C))),
-                "partial_sums": Out(Flow(data.ArrayLayout(signed(f.weight_grad_width), config.R))),
+                "weights": In(data.ArrayLayout(signed(f.weight.width), config.R)),
+                "old_sums": In(data.ArrayLayout(signed(f.weight_grad_width), config.R)),
+                "new_sums": Out(data.ArrayLayout(signed(f.weight_grad_width), config.R)),
             }
         )
 
@@ -114,12 +120,11 @@ class SystolicArray(wiring.Component):
         ]
         row_control: Value = control.as_value()
         for j in range(c.R):
-            # the partial sum meets the product at the adder, two cycles behind the operands
-            partial_delay = j + ProcessingElement.latency - 1
             m.d.comb += [
                 pes[j][0].control.eq(row_control),
-                pes[j][0].weight.eq(delayed(operand.weight[j], j, f"weight_skew_{j}")),
-                pes[j][0].partial_sum.eq(delayed(operand.partial_sum[j], partial_delay, f"partial_skew_{j}")),
+                pes[j][0].weight.eq(self.weights[j]),
+                pes[j][0].partial_sum.eq(self.old_sums[j]),
+                self.new_sums[j].eq(pes[j][c.C - 1].total[: f.weight_grad_width].as_signed()),
             ]
             row_control = marks(row_control, 1, f"control_skew_{j}")
             for b in range(1, c.C):
@@ -155,13 +160,6 @@ class SystolicArray(wiring.Component):
             drained.eq(done.any()),
         ]
         m.d.comb += self.drain.valid.eq(marks(drained, c.C - 1, "drain_valid_align"))
-
-        for j in range(c.R):
-            result = pes[j][c.C - 1].total[: f.weight_grad_width].as_signed()
-            m.d.comb += self.partial_sums.payload[j].eq(delayed(result, c.R - 1 - j, f"partial_align_{j}"))
-        is_gradient = control.valid & control.gradient
-        valid = marks(is_gradient, self.gradient_latency, "gradient_valid")
-        m.d.comb += self.partial_sums.valid.eq(valid)
         return m
 
 

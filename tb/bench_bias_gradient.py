@@ -9,6 +9,7 @@ from hw.gate_gradient import gate_rows_layout
 from hw.memory import write_layout
 from tb.coverage import CORNERS, corner, cover
 from tb.environment import Bench, test
+from tb.layout import Format
 
 _sample = cover(
     "bias_gradient",
@@ -27,17 +28,14 @@ async def clear(bench: Bench, rows: list[int]) -> None:
     source = bench.source("clear", range(bench.config.gate_rows))
     source.send(rows)
     await bench.run(lambda: source.done)
+    await bench.run_for(1)
 
 
-async def read(bench: Bench, rows: list[int], idle: str, stall: str) -> list[int]:
-    """Ask for rows."""
-    c = bench.config
-    bench.fresh()
-    request = bench.source("request", range(c.gate_rows), idle)
-    word = bench.sink("word", signed(c.formats.weight_grad_width), stall)
-    request.send(rows)
-    await bench.run(lambda: len(word) == len(rows))
-    return word.values
+async def read(bench: Bench, rows: list[int]) -> list[int]:
+    """Rows, one a cycle."""
+    form, latency = Format(signed(bench.config.formats.weight_grad_width)), BiasGradientAccumulator.read_latency
+    words = (await bench.play({"address": [*rows, *[0] * latency]}, "word"))["word"]
+    return [form.unpack(word) for word in words[latency:]]
 
 
 async def add(bench: Bench, db: list[int], count: int, idle: str) -> None:
@@ -78,16 +76,16 @@ async def sums(bench: Bench) -> None:
     db = [0] * rows
     for idle in ("none", "half", "bursts") * bench.rounds:
         await add(bench, db, 200, idle)
-        values = await read(bench, everything, "none", "none")
+        values = await read(bench, everything)
         bench.scoreboard.sequence("db", values, db)
         _sample({"request": "all rows", "clear": False})
         some = [bench.rng.randrange(rows) for _ in range(40)]
-        values = await read(bench, some, bench.pattern(), bench.pattern())
+        values = await read(bench, some)
         bench.scoreboard.sequence("db of some rows", values, [db[q] for q in some])
         cleared = bench.rng.sample(everything, rows // 3)
         bench.fresh()
         await clear(bench, cleared)
         for q in cleared:
             db[q] = 0
-        bench.scoreboard.sequence("db after the clear", await read(bench, everything, "none", "half"), db)
+        bench.scoreboard.sequence("db after the clear", await read(bench, everything), db)
         _sample({"request": "random", "clear": True})

@@ -15,11 +15,11 @@ from golden.types import Tape, Weights
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.gate_sequencer import record_layout
 from hw.memory import write_layout
-from hw.operand_fetch import weight_word_layout
 from hw.packets import PacketKind
 from hw.packing import beat_layout
 from hw.registers import ErrorCode
 from hw.state_store import lanes_layout
+from hw.weight_store import weight_word_layout
 from tb.coverage import cover
 from tb.environment import Bench, test
 from tb.run_values import draw_run, run_values, set_run

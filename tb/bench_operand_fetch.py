@@ -7,9 +7,10 @@ from typing import Any
 
 from hw.compactor import index_layout, job_layout
 from hw.gate_gradient import gate_rows_layout
-from hw.memory import write_layout
-from hw.operand_fetch import STORE_LATENCY, OperandFetch, gradient_word_layout, weight_word_layout
-from hw.systolic_array import gradient_latency, operand_layout
+from hw.operand_fetch import STORE_LATENCY, OperandFetch
+from hw.systolic_array import SUM_DELAY, gradient_latency, operand_layout
+from hw.weight_gradient_store import WeightGradientStore
+from hw.weight_store import WeightStore
 from tb.coverage import cover
 from tb.environment import Bench, test
 from tb.layout import Format
@@ -75,16 +76,24 @@ class Store:
         self.bench.set(**{self.port: self.coming.pop(0)})
 
 
-class Neighbours:
-    """The array, the input store and the drain around the block."""
+class Addresses:
+    """The address at a port in every cycle."""
 
-    def __init__(self, bench: Bench, operands: Any, held: bool) -> None:
-        c = bench.config
-        self.bench, self.operands, self.held = bench, operands, held
-        self.partial_sums = bench.source("partial_sums", gradient_word_layout(c))
-        self.latency = gradient_latency(c)
-        self.due: list[tuple[int, Any]] = []
-        self.seen = 0
+    def __init__(self, bench: Bench, port: str) -> None:
+        self.handle = getattr(bench.dut, port)
+        self.at: dict[int, int] = {}
+        bench.steps.append(self.step)
+
+    def step(self, cycle: int) -> None:
+        """One clock edge."""
+        self.at[cycle] = int(self.handle.value)
+
+
+class Neighbours:
+    """The input store and the drain around the block."""
+
+    def __init__(self, bench: Bench, held: bool) -> None:
+        self.bench, self.held = bench, held
         self.loaded = self.ready = False
         self.taken_without_inputs = self.ended_without_room = 0
         bench.steps.insert(0, self.step)
@@ -92,14 +101,6 @@ class Neighbours:
     def step(self, cycle: int) -> None:
         """One clock edge."""
         dut, rng = self.bench.dut, self.bench.rng
-        while self.due and self.due[0][0] <= cycle:
-            self.partial_sums.send([self.due.pop(0)[1]])
-        while self.seen < len(self.operands):
-            value = self.operands.format.unpack(self.operands.words[self.seen])
-            if value["gradient"]:  # each column of the new word is the old one plus its number
-                new = [v + n for n, v in enumerate(value["partial_sum"])]
-                self.due.append((cycle - 1 + self.latency - 1, new))
-            self.seen += 1
         if dut.inputs_taken.value:
             self.taken_without_inputs += not self.loaded
             self.loaded = False
@@ -114,7 +115,7 @@ class Neighbours:
 
 
 async def run(bench: Bench, gaps: bool, held: bool) -> None:
-    """Jobs through the block; the stores keep what is written back."""
+    """Jobs through the block."""
     c, rng, f = bench.config, bench.rng, bench.config.formats
     rate = c.gate_rows_per_cycle
     bench.fresh()
@@ -124,27 +125,13 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
         return [[rng.randrange(-(1 << width - 1), 1 << width - 1) for _ in range(length)] for _ in range(count)]
 
     rows = [words(rate, c.C, f.gradient.width) for _ in range(groups)]
-    weights = words(c.weight_words, c.R, f.weight.width)
-    gradients = words(c.weight_words, c.R, f.weight_grad_width - 8)
     operands = bench.sink("operands", operand_layout(c))
-    neighbours = Neighbours(bench, operands, held)
-    store = [list(w) for w in gradients]
+    neighbours = Neighbours(bench, held)
     Store(bench, "row", gate_rows_layout(c), lambda a: rows[a])
-    Store(bench, "weight", weight_word_layout(c), lambda a: weights[a])
-    Store(bench, "gradient", gradient_word_layout(c), lambda a: store[a])
-    writes = bench.sink("gradient_write", write_layout(gradient_word_layout(c), c.weight_words))
+    weights, gradients = Addresses(bench, "weight_address"), Addresses(bench, "gradient_address")
+    writes = bench.sink("gradient_write", range(c.weight_words))
     drains = bench.sink("drain_jobs", job_layout(c))
-    written = 0
-
-    def write_back(cycle: int) -> None:
-        nonlocal written
-        while written < len(writes):
-            value = writes.format.unpack(writes.words[written])
-            store[value["address"]] = value["word"]
-            written += 1
-
-    bench.steps.append(write_back)
-    pulses = Pulses(bench, "step_done", "streamed", "busy", "inputs_taken")
+    pulses = Pulses(bench, "step_done", "streamed", "busy", "inputs_taken", "idle")
     indices = bench.source("indices", index_layout(c), bench.pattern() if gaps else "none")
     # within a batch tile no word of dW comes twice: that is what the fence is for
     jobs: list[list[dict[str, Any]]] = []
@@ -162,19 +149,23 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     await bench.run(lambda: bool(bench.dut.idle.value), limit=1000)
     await bench.run_for(5)
 
-    model = [list(w) for w in gradients]
-    expected, expected_writes, expected_drains = [], [], []
-    for beat in beats:
+    expected, expected_writes, expected_drains, asked = [], [], [], []
+    written: dict[int, int] = {}
+    for beat, cycle in zip(beats, operands.cycles, strict=True):
         job, q, empty = beat["job"], beat["q"], beat["empty"]
         address = job["tile"] * c.gate_rows + q
         operand: dict[str, Any] = {"gradient": job["gradient"], "first": beat["first"], "last": beat["last"]}
         operand["dz"] = [0] * c.C if empty else rows[job["slot"] * (groups // 2) + q // rate][q % rate]
+        # the word must be at row 0 with the operand; an old sum, SUM_DELAY cycles later
         if not empty and job["gradient"]:
-            operand["partial_sum"] = list(model[address])
-            model[address] = [v + n for n, v in enumerate(model[address])]
-            expected_writes.append({"address": address, "word": model[address]})
+            read = cycle + SUM_DELAY - WeightGradientStore.latency
+            asked.append((gradients.at[read], address))
+            # the store reads a cycle later, and writes a cycle after its announcement: in that cycle, not the same word
+            bench.scoreboard.equal("old sums read before they are written", read <= written.get(address, -1), False)
+            written[address] = cycle + gradient_latency(c) - 1
+            expected_writes.append((written[address], address))
         elif not empty:
-            operand["weight"] = weights[address]
+            asked.append((weights.at[cycle - WeightStore.latency], address))
         expected.append(operand)
         if beat["last"] and not job["gradient"]:
             expected_drains.append(job)
@@ -182,7 +173,12 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     actual = [{k: v[k] for k in e} for v, e in zip(values, expected, strict=False)]
     bench.scoreboard.equal("count of operands", len(values), len(expected))
     bench.scoreboard.sequence("operand", actual, expected)
-    bench.scoreboard.sequence("write", writes.values, expected_writes)
+    bench.scoreboard.sequence("address", [a for a, _ in asked], [a for _, a in asked])
+    bench.scoreboard.sequence("write", list(zip(writes.cycles, writes.values, strict=True)), expected_writes)
+    if expected_writes:  # the last row's sum is written R cycles after the announcement
+        last = expected_writes[-1][0]
+        soon = [n for n in pulses.cycles["idle"] if last - 1 <= n <= last + c.R]
+        bench.scoreboard.equal("idle before all is written", soon, [])
     bench.scoreboard.sequence(
         "drain job",
         [{k: v[k] for k in e} for v, e in zip(drains.values, expected_drains, strict=False)],

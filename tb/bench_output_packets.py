@@ -8,8 +8,9 @@ from hw.config import BITMAP_WORD
 from hw.output_packets import OutputPackets
 from hw.packets import STATISTICS_WORDS
 from hw.packing import beat_layout
-from hw.readout import EXACT_BITS, SHORT_BITS, group_elements, group_layout
+from hw.readout import group_layout
 from hw.state_store import lanes_layout, state_layout
+from hw.weight_gradient_store import EXACT_BITS, SHORT_BITS, group_elements
 from tb.coverage import cover, fit, fits
 from tb.environment import Bench, config, test
 from tb.run_values import draw_run, set_run, tops

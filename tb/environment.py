@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +135,20 @@ class Bench:
                     for a in self.agents
                 )
                 raise AssertionError(f"nothing ends within {limit} cycles ({state})")
+
+    async def play(self, inputs: Mapping[str, Sequence[int]], *outputs: str) -> dict[str, list[int]]:
+        """Drive plain inputs with a value a cycle; what plain outputs were in the same cycles."""
+        handles = {name: getattr(self.dut, name) for name in outputs}
+        came: dict[str, list[int]] = {name: [] for name in outputs}
+        edge = self.dut.clk.rising_edge
+        await edge
+        for values in zip(*inputs.values(), strict=True):
+            self.set(**dict(zip(inputs, values, strict=True)))
+            await edge
+            for name, handle in handles.items():
+                came[name].append(int(handle.value))
+        self.cycle += 1 + len(came[outputs[0]])
+        return came
 
     async def sent(self, *sources: Source, limit: int = 100_000) -> None:
         """Run until everything that is queued has been taken."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module
+from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -16,6 +16,8 @@ from hw.memory import StreamMemory
 from hw.packet_closer import PacketCloser
 from hw.packing import Packer, beat_layout
 from hw.register_slice import RegisterSlice
+from hw.reserved_queue import ReservedQueue
+from hw.systolic_array import SUM_DELAY, SystolicArray
 
 
 def word_widths(config: EngineConfig) -> list[int]:
@@ -69,6 +71,30 @@ class DelayLines(wiring.Component):
         return m
 
 
+class SkewedArray(wiring.Component):
+    """The systolic array with whole words: `weights`, `old_sums` and `new_sums` are those of one operand."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.array = SystolicArray(config)
+        super().__init__(self.array.signature)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.array = array = self.array
+        rows = array.config.R
+        for name in ("operands", "inputs", "drain"):
+            wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(array, name))
+        for j in range(rows):
+            for name, source, sink, cycles in (
+                ("weight", self.weights, array.weights, j),
+                ("old_sum", self.old_sums, array.old_sums, SUM_DELAY + j),
+                ("new_sum", array.new_sums, self.new_sums, rows - 1 - j),
+            ):
+                m.submodules[f"{name}_{j}"] = line = DelayLine(source[j].shape(), cycles)
+                m.d.comb += [line.input.eq(source[j]), sink[j].eq(line.output)]
+        return m
+
+
 class WeightMemory(StreamMemory):
     """A stream memory of words as wide as the weight store's."""
 
@@ -88,6 +114,35 @@ class Link(SerialLink):
 
     def __init__(self, config: EngineConfig) -> None:
         super().__init__(config.stream_width, DIVISOR_MIN)
+
+
+class QueuedPipeline(wiring.Component):
+    """A reserved queue behind a pipeline of `cycles`: a payload is taken when there is room for `at_once`."""
+
+    cycles = 7
+    at_once = 3
+
+    def __init__(self, config: EngineConfig) -> None:
+        shape = config.formats.gradient.width
+        self.queue = ReservedQueue(shape, self.cycles, at_once=self.at_once)
+        super().__init__({"source": In(stream.Signature(shape)), "sink": Out(stream.Signature(shape)), "empty": Out(1)})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.queue = queue = self.queue
+        m.submodules.line = line = DelayLine(self.source.payload.shape(), self.cycles)
+        coming = Signal(self.cycles)
+        wiring.connect(m, queue.sink, wiring.flipped(self.sink))
+        m.d.sync += coming.eq(Cat(queue.reserve, coming[:-1]))
+        m.d.comb += [
+            self.source.ready.eq(queue.room),
+            queue.reserve.eq(self.source.valid & queue.room),
+            line.input.eq(self.source.payload),
+            queue.source.payload.eq(line.output),
+            queue.source.valid.eq(coming[-1]),
+            self.empty.eq(queue.empty),
+        ]
+        return m
 
 
 class BeatSlice(RegisterSlice):

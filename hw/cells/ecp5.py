@@ -56,7 +56,7 @@ class Ecp5Cells(Cells):
             "MULT18X18D",
             **registers,
             i_CLK0=ClockSignal(),
-            i_CE0=block.enable,
+            i_CE0=1,
             i_RST0=0,
             i_SIGNEDA=1,
             i_SIGNEDB=1,

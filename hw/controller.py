@@ -17,6 +17,8 @@ from hw.registers import BY_NAME, ErrorCode, SieveRegister
 from hw.run import run_layout
 
 COMMANDS = ("start", "clear", "read")
+MODES = ("sieve", "seed", "block_mask", "column_mask", "state_out")
+"""The fields of MODE that a run keeps."""
 DERIVING = Multiplier.latency + 1
 """Cycles until what is derived from the sizes has settled: their product passes the multiplier and an adder."""
 
@@ -116,6 +118,11 @@ class Controller(wiring.Component):
                 m.next = "FAULT"
 
         m.d.sync += rested.eq(Cat(idle, rested[0]))
+        with m.If(idle):  # whether or not a run starts: that is known late in the cycle
+            m.d.sync += [
+                *[getattr(run, n).eq(self._field("MODE", n)) for n in MODES],
+                run.tau.eq(self.tau),
+            ]
         with m.FSM(init="CLEAR"):
             with m.State("CLEAR"):  # zeroes the weight gradients: after every reset, and as a command
                 first = Signal(init=1)
@@ -140,15 +147,7 @@ class Controller(wiring.Component):
                     with m.Elif(too_many_terms):
                         m.d.comb += refused.eq(ErrorCode.TOO_MANY_TERMS)
                     with m.Else():
-                        m.d.sync += [
-                            self.terms.eq(terms_after),
-                            run.sieve.eq(self._field("MODE", "sieve")),
-                            run.seed.eq(self._field("MODE", "seed")),
-                            run.block_mask.eq(self._field("MODE", "block_mask")),
-                            run.column_mask.eq(self._field("MODE", "column_mask")),
-                            run.state_out.eq(self._field("MODE", "state_out")),
-                            run.tau.eq(self.tau),
-                        ]
+                        m.d.sync += self.terms.eq(terms_after)
                         m.next = "SET"
                 with m.Elif(~stale & pending["read"]):
                     m.d.sync += pending["read"].eq(0)

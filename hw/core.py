@@ -112,6 +112,12 @@ class Core(wiring.Component):
 
         # commands
         settled = Signal()
+        # a read is over when its packet is, and the last of the words that it clears
+        packet_sent, words_cleared = Signal(), Signal()
+        with m.If(output.done | controller.read):
+            m.d.sync += packet_sent.eq(output.done)
+        with m.If(readout.done | controller.read):
+            m.d.sync += words_cleared.eq(readout.done)
         m.d.comb += [
             *[getattr(controller.sizes, n).eq(getattr(self, n.lower())) for n in ("H", "I", "B", "T")],
             controller.sizes_written.eq(self.sizes_written),
@@ -119,7 +125,7 @@ class Core(wiring.Component):
             controller.random.eq(sieve.random),
             controller.loading.eq(self.loading),
             controller.run_done.eq(output.done),
-            controller.read_done.eq(output.done),
+            controller.read_done.eq(packet_sent & words_cleared),
             controller.clear_done.eq(readout.done),
             controller.settled.eq(settled),
             controller.packet_error.valid.eq(self.error.valid),
@@ -212,6 +218,7 @@ class Core(wiring.Component):
         m.d.comb += [
             fetch.inputs_loaded.eq(inputs.loaded),
             inputs.taken.eq(fetch.inputs_taken),
+            array.swap.eq(fetch.inputs_taken),
             fetch.drain_ready.eq(drain.ready),
         ]
 
@@ -281,20 +288,25 @@ class Core(wiring.Component):
             m.d.sync += in_result.eq(1)
         with m.Elif(has_result & settled):
             m.d.sync += in_result.eq(0)
+
+        def counted(valid: Any, value: Any) -> Any:
+            # not a choice: Yosys would make a late reset of it
+            return value & valid.replicate(len(value))
+
         adds = {
             "CYCLES": in_result,
             "BUSY_CYCLES": fetch.busy,
             "INDICES": fetch.streamed,
-            "MACS": Mux(fetch.streamed, fetch.macs, 0),
+            "MACS": counted(fetch.streamed, fetch.macs),
             "LOAD_CYCLES": self.loading,
             "READOUT_CYCLES": open_read | output.in_state,
-            "ROWS_KEPT": Mux(builder.done, builder.rows_kept, 0),
-            "ELEMENTS_KEPT": Mux(builder.done, builder.elements_kept, 0),
-            "SATURATED_GATE": Mux(unit.saturated.valid, unit.saturated.payload.gate, 0),
-            "SATURATED_FACTOR": Mux(unit.saturated.valid, unit.saturated.payload.factor, 0),
-            "SATURATED_SIEVE": Mux(builder.sieve_saturated.valid, builder.sieve_saturated.payload, 0),
-            "SATURATED_ERROR": Mux(drain.saturated.valid, drain.saturated.payload, 0),
-            "SATURATED_READ": Mux(readout.saturated.valid, readout.saturated.payload, 0),
+            "ROWS_KEPT": counted(builder.done, builder.rows_kept),
+            "ELEMENTS_KEPT": counted(builder.done, builder.elements_kept),
+            "SATURATED_GATE": counted(unit.saturated.valid, unit.saturated.payload.gate),
+            "SATURATED_FACTOR": counted(unit.saturated.valid, unit.saturated.payload.factor),
+            "SATURATED_SIEVE": counted(builder.sieve_saturated.valid, builder.sieve_saturated.payload),
+            "SATURATED_ERROR": counted(drain.saturated.valid, drain.saturated.payload),
+            "SATURATED_READ": counted(readout.saturated.valid, readout.saturated.payload),
             "STALL_GATES": sequencer.waiting & in_result & ~fetch.busy,
             "STALL_TAPE": gates.stall_tape & in_result,
             "STALL_INPUT": fetch.stall_input,

@@ -47,6 +47,9 @@ class Counters(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        # a cycle later, as what it counts
+        start, read = Signal(), Signal()
+        m.d.sync += [start.eq(self.start), read.eq(self.read)]
         for name in (*COUNTERS_64, *COUNTERS_32):
             counter = getattr(self, name.lower())
             add = getattr(self, f"{name.lower()}_add")
@@ -54,6 +57,6 @@ class Counters(wiring.Component):
             pending = Signal.like(add, name=f"{name.lower()}_pending")
             m.d.sync += [pending.eq(add), counter.eq(counter + pending)]
             if name not in LIFETIME:
-                with m.If(self.read if name == "SATURATED_READ" else self.start):
-                    m.d.sync += [counter.eq(0), pending.eq(0)]
+                with m.If(read if name == "SATURATED_READ" else start):
+                    m.d.sync += counter.eq(0)
         return m

@@ -62,9 +62,6 @@ class Drain(wiring.Component):
             jobs.w_data.eq(self.jobs.payload),
             jobs.w_en.eq(self.jobs.valid),
         ]
-        # the queue may be a block memory, whose words come late in the cycle
-        m.submodules.next_row = next_row = RegisterSlice(row_layout)
-        wiring.connect(m, rows.r_stream, next_row.source)
         queued = data.View(job_layout(c), jobs.r_data)
         at_hand = data.StructLayout(
             {"hidden": 1, "ends_hidden": 1, "columns": queued.columns.shape(), "base": range(c.batch_tiles * c.max_H)}
@@ -76,10 +73,36 @@ class Drain(wiring.Component):
             *[getattr(next_job.source.payload, n).eq(getattr(queued, n)) for n in ("hidden", "ends_hidden", "columns")],
             next_job.source.payload.base.eq(queued.batch_tile * c.max_H + queued.first_column),
         ]
-        job, row = next_job.sink.payload, next_row.sink.payload
-        arrived = Signal()
+        job, queued_row = next_job.sink.payload, data.View(row_layout, rows.r_data)
         tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
-        exists, take, last = Signal(), Signal(), Signal()
+        # a row and what its job says of it
+        placed_layout = data.StructLayout(
+            {
+                **dict(row_layout.members),
+                "hidden": 1,
+                "exists": 1,
+                "last": 1,
+                "ends_hidden": 1,
+                "address": range(c.batch_tiles * c.max_H),
+            }
+        )
+        m.submodules.placed = placed = RegisterSlice(placed_layout)
+        coming, row = placed.source.payload, placed.sink.payload
+        m.d.comb += [
+            placed.source.valid.eq(rows.r_rdy & next_job.sink.valid),
+            rows.r_en.eq(placed.source.ready & next_job.sink.valid),
+            next_job.sink.ready.eq(placed.source.ready & rows.r_rdy & coming.last),
+            *[getattr(coming, n).eq(getattr(queued_row, n)) for n in row_layout.members],
+            coming.hidden.eq(job.hidden),
+            coming.exists.eq(index < job.columns),
+            coming.last.eq(index == c.R - 1),
+            coming.ends_hidden.eq(job.ends_hidden & coming.last),
+            coming.address.eq(job.base + index),
+        ]
+        with m.If(placed.source.valid & placed.source.ready):
+            m.d.sync += index.eq(Mux(coming.last, 0, index + 1))
+
+        take = Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
         # both conditions come from registers; room that a tile leaves is seen a cycle later
         spaced, room = Signal(init=1), Signal(init=1)
@@ -90,23 +113,17 @@ class Drain(wiring.Component):
         with m.Elif(~spaced):
             m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
         m.d.comb += [
-            exists.eq(index < job.columns),
-            arrived.eq(next_row.sink.valid & next_job.sink.valid),
-            self.dx.valid.eq(arrived & ~job.hidden & exists),
+            self.dx.valid.eq(placed.sink.valid & ~row.hidden & row.exists),
             self.dx.payload.eq(row.lanes),
-            take.eq(arrived & (job.hidden | ~exists | self.dx.ready)),
-            last.eq(index == c.R - 1),
-            next_row.sink.ready.eq(take),
-            next_job.sink.ready.eq(take & last),
-            self.hidden_write.valid.eq(take & job.hidden & exists),
-            self.hidden_write.payload.address.eq(job.base + index),
+            placed.sink.ready.eq(row.hidden | ~row.exists | self.dx.ready),
+            take.eq(placed.sink.valid & placed.sink.ready),
+            self.hidden_write.valid.eq(take & row.hidden & row.exists),
+            self.hidden_write.payload.address.eq(row.address),
             self.hidden_write.payload.word.eq(row.lanes),
-            self.hidden_done.eq(take & last & job.ends_hidden),
-            self.saturated.valid.eq(take & exists),
+            self.hidden_done.eq(take & row.ends_hidden),
+            self.saturated.valid.eq(take & row.exists),
             self.saturated.payload.eq(sum((row.saturated[n] for n in range(1, c.C)), start=row.saturated[0])),
             self.idle.eq(tiles_open == 0),
         ]
-        with m.If(take):
-            m.d.sync += index.eq(Mux(last, 0, index + 1))
-        m.d.sync += tiles_open.eq(tiles_open + self.jobs.valid - (take & last))
+        m.d.sync += tiles_open.eq(tiles_open + self.jobs.valid - (take & row.last))
         return m

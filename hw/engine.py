@@ -47,9 +47,8 @@ class Engine(wiring.Component):
         # both streams end in registers: no path runs through the engine from port to port
         m.submodules.input_slice = input_slice = RegisterSlice(beat_layout(c.stream_width))
         m.submodules.output_slice = output_slice = RegisterSlice(beat_layout(c.stream_width))
-        soft_reset = Signal()
-        m.submodules.core = ResetInserter(soft_reset)(core)
-        m.d.comb += soft_reset.eq(core.soft_reset)
+        soft_reset, resync = Signal(), Signal()
+        m.d.sync += [soft_reset.eq(core.soft_reset), resync.eq(core.soft_resync)]
 
         for name, member in axi_lite_signature().members.items():
             port, signal = getattr(self, f"s_axil_{name}"), getattr(registers.bus, name)
@@ -80,11 +79,11 @@ class Engine(wiring.Component):
         wiring.connect(m, core.out, output_slice.source)
         wiring.connect(m, output_slice.sink, closer.beats)
         m.d.comb += [
-            input_slice.clear.eq(core.soft_reset & core.soft_resync),
-            output_slice.clear.eq(core.soft_reset),
-            packets.clear.eq(core.soft_reset),
-            packets.resync.eq(core.soft_resync),
-            closer.clear.eq(core.soft_reset),
+            input_slice.clear.eq(soft_reset & resync),
+            output_slice.clear.eq(soft_reset),
+            packets.clear.eq(soft_reset),
+            packets.resync.eq(resync),
+            closer.clear.eq(soft_reset),
             core.stalled.eq(self.m_axis_tvalid & ~self.m_axis_tready),
         ]
 
@@ -116,9 +115,10 @@ class Engine(wiring.Component):
         ]
         top = Module()
         top.domains.sync = ClockDomain(reset_less=True)
-        reset = Signal(init=1)
+        # from registers: resets are the widest nets of all, and simulators follow every input through all logic
+        reset, core_reset = Signal(init=1), Signal(init=1)
         top.d.comb += ClockSignal().eq(self.clk)
-        top.d.sync += reset.eq(self.rst)
-        # from a register: the reset is the widest net of all, and simulators follow every input through all logic
+        top.d.sync += [reset.eq(self.rst), core_reset.eq(self.rst | core.soft_reset)]
         top.submodules.blocks = ResetInserter(reset)(m)
+        top.submodules.core = ResetInserter(core_reset)(core)
         return top

@@ -18,8 +18,8 @@ from hw.formats import FixedPoint
 from hw.multiplier import Multiplier
 from hw.reserved_queue import ReservedQueue
 
-PRODUCT_LATENCY = Multiplier.latency + 2
-"""Cycles from a product's operands to its rounded value: multiplier, minuend, rounding."""
+PRODUCT_LATENCY = Multiplier.latency + 3
+"""Cycles from a product's operands to its rounded value: multiplier, its sign, minuend, rounding."""
 
 OPERATIONS_PER_UNIT = 16
 """Products of one hidden unit and lane; four classes of four that share a multiplier's operand widths."""
@@ -319,12 +319,14 @@ class GateGradientUnit(wiring.Component):
         product = in_phase([multiplier.p << (shift - n) for n in lost], delay)
         if any(p.minus_from is not None for p in products):
             minuend = in_phase(minuends, 0)
-            for n in range(delay):
+            for n in range(delay + 1):
                 minuend = register(minuend, f"minuend_{n}")
             negative = in_phase([Const(int(p.minus_from is not None)) for p in products], delay)
             # minuend - product is minuend + ~product + 1: one carry chain for both kinds
-            product = minuend + (product ^ Cat(negative.replicate(len(product))).as_signed()) + negative
-        exact = register(product, "exact")
+            product = register(product ^ Cat(negative.replicate(len(product))).as_signed(), "product")
+            exact = register(minuend + product + register(negative, "negative"), "exact")
+        else:
+            exact = register(register(product, "product"), "exact")
         rounded = register(round_half_even(exact, shift), "rounded")
         results = {width: saturate(rounded, width) for width in {target.width for _, _, target in formats}}
         for slot, p in enumerate(products):

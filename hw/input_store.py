@@ -72,11 +72,13 @@ class InputStore(wiring.Component):
             send.eq(~complete & meta_fifo.r_rdy & (memory.word.valid | ~meta.exists)),
             meta_fifo.r_en.eq(send),
             memory.word.ready.eq(send & meta.exists),
-            self.rows.valid.eq(send),
-            self.rows.payload.row.eq(meta.row),
         ]
-        with m.If(meta.exists):
-            m.d.comb += self.rows.payload.lanes.eq(memory.word.payload)
+        # a register: the array is large
+        lanes = Signal(self.lanes, reset_less=True)
+        m.d.comb += self.rows.payload.lanes.eq(lanes)
+        m.d.sync += [self.rows.valid.eq(send), self.rows.payload.row.eq(meta.row), lanes.eq(memory.word.payload)]
+        with m.If(~meta.exists):
+            m.d.sync += lanes.eq(0)
         with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):
             m.d.sync += self.loaded.eq(1)
         with m.Elif(self.taken):

@@ -35,8 +35,9 @@ class OperandFetch(wiring.Component):
     the index is one of the gradient dataflow, `gradient_write` a cycle before the array has the new sum of row 0.
     Once asked for, an index stops nowhere.  So indices wait before: the first one of a gradient job for
     `inputs_loaded`, the last one of an error job for `drain_ready`, and then it announces its tile on `drain_jobs`; a
-    job with `fence` until all older dW words are written back.  `inputs_taken` follows STORE_LATENCY cycles behind
-    `inputs_loaded` at the earliest.  `latency` = 5 cycles from an index to its operand.
+    job with `fence` until all older dW words are written back.  `inputs_taken` comes a cycle before the first operand
+    of a gradient job, and STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` = 5 cycles from an
+    index to its operand.
     """
 
     latency = 5
@@ -176,7 +177,6 @@ class OperandFetch(wiring.Component):
         m.d.sync += [
             self.operands.valid.eq(arrives),
             operand.gradient.eq(meta.gradient),
-            operand.first.eq(meta.first),
             operand.last.eq(meta.last),
             operand.dz.eq(row),
         ]

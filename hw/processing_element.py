@@ -16,8 +16,8 @@ ARRAY_CONTROL = data.StructLayout(
     {
         "valid": 1,  # an operand is here
         "gradient": 1,  # of the gradient dataflow, else of the error dataflow
-        "first": 1,  # first of its tile: the loaded inputs become the stationary ones
         "last": 1,  # last of its tile: the error sum is finished
+        "swap": 1,  # the next operand is the first of a gradient tile: the loaded inputs become the stationary ones
     }
 )
 
@@ -29,7 +29,8 @@ class ProcessingElement(wiring.Component):
     gradient dataflow (weight-gradient-stationary inputs): a = the stationary input, b = `dz`, the addend is
     `partial_sum`, which must arrive 2 cycles after its operands.
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
-    stores `input` beside the stationary one; the first operand of a gradient tile puts it in its place.
+    stores `input` beside the stationary one; `swap`, a cycle before the first operand of a gradient tile, puts it in
+    its place.
     `finished` is a finished error sum in the one cycle that `done` marks, and 0 in all others.
     """
 
@@ -63,18 +64,15 @@ class ProcessingElement(wiring.Component):
 
         loaded = Signal(signed(f.input.width), reset_less=True)
         stationary = Signal(signed(f.input.width), reset_less=True)
-        swap = Signal()
-        m.d.comb += swap.eq(self.control.valid & self.control.gradient & self.control.first)
         with m.If(self.input_load):
             m.d.sync += loaded.eq(self.input)
-        with m.If(swap):
+        with m.If(self.control.swap):
             m.d.sync += stationary.eq(loaded)
 
         m.d.comb += [
-            multiplier.a.eq(Mux(self.control.gradient, Mux(swap, loaded, stationary), self.weight)),
+            multiplier.a.eq(Mux(self.control.gradient, stationary, self.weight)),
             multiplier.b.eq(self.dz),
         ]
-        control_2 = Signal(ARRAY_CONTROL)
         # what is passed on needs no reset: the control bits beside it say what counts
         weight, dz = (Signal.like(v, reset_less=True) for v in (self.weight, self.dz))
         total, finished = (Signal.like(v, reset_less=True) for v in (self.total, self.finished))
@@ -88,15 +86,22 @@ class ProcessingElement(wiring.Component):
             self.control_out.eq(self.control),
             weight.eq(self.weight),
             dz.eq(self.dz),
-            control_2.eq(self.control_out),
         ]
         m.submodules.adder = adder = MuxAdder(len(multiplier.p), self.config.accumulator_width)
         # apart from `total`, so that it is zero again when the next tile begins: that needs no third addend
-        accumulator = Signal(signed(self.config.error_sum_width))
-        finishes = control_2.valid & control_2.last & ~control_2.gradient
+        accumulator = Signal(signed(self.config.error_sum_width), reset_less=True)
+        # what to do with the product, from registers beside it; a reset zeroes the sum a cycle later
+        of_gradient, accumulates, finishes, zeroes = Signal(reset_less=True), Signal(), Signal(), Signal(init=1)
+        later = self.control_out
+        m.d.sync += [
+            of_gradient.eq(later.gradient),
+            accumulates.eq(later.valid & ~later.gradient),
+            finishes.eq(later.valid & ~later.gradient & later.last),
+            zeroes.eq(later.valid & ~later.gradient & later.last),
+        ]
         m.d.comb += [
             adder.product.eq(multiplier.p),
-            adder.select_b.eq(control_2.gradient),
+            adder.select_b.eq(of_gradient),
             adder.a.eq(accumulator),
             adder.b.eq(self.partial_sum),
         ]
@@ -105,8 +110,8 @@ class ProcessingElement(wiring.Component):
             self.done.eq(finishes),
             finished.eq(Mux(finishes, adder.total, 0)),
         ]
-        with m.If(finishes):
+        with m.If(zeroes):
             m.d.sync += accumulator.eq(0)
-        with m.Elif(control_2.valid & ~control_2.gradient):
+        with m.Elif(accumulates):
             m.d.sync += accumulator.eq(adder.total)
         return m

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -12,6 +14,8 @@ from hw.registers import ADDRESS_WIDTH, REGISTERS, Access
 
 DATA_WIDTH = 32
 OKAY, SLAVE_ERROR = 0, 2
+CHOICES = 8
+"""Words among which one cycle chooses."""
 
 
 def axi_lite_signature() -> wiring.Signature:
@@ -42,7 +46,7 @@ def axi_lite_signature() -> wiring.Signature:
 
 
 class RegisterFile(wiring.Component):
-    """One transfer at a time each way: a write or a read answers 2 cycles after its address and data are taken.
+    """One transfer at a time each way: a write answers 2 cycles after its address and data are taken, a read 3.
 
     For each register of `hw.registers`: a read-write one is the output `<name>` (and `<name>_written` pulses when it
     has changed), a read-only one the input `<name>`, a pulse register the output `<name>`, high for one cycle; a live
@@ -99,17 +103,29 @@ class RegisterFile(wiring.Component):
                     m.d.sync += signal.eq((word & mask) | (signal & ~mask))
                     m.d.sync += getattr(self, f"{r.name.lower()}_written").eq(1)
 
-        read_address, has_read = Signal(ADDRESS_WIDTH), Signal()
+        # the choice among all words takes two cycles
+        read_address, has_read, chosen, found = Signal(ADDRESS_WIDTH), Signal(), Signal(), Signal()
         m.d.comb += bus.arready.eq(~has_read)
         with m.If(bus.arvalid & bus.arready):
             m.d.sync += [read_address.eq(bus.araddr), has_read.eq(1)]
         with m.If(bus.rready):
             m.d.sync += bus.rvalid.eq(0)
-        with m.If(has_read & (~bus.rvalid | bus.rready)):
-            m.d.sync += [has_read.eq(0), bus.rvalid.eq(1), bus.rdata.eq(0), bus.rresp.eq(SLAVE_ERROR)]
-            for r in REGISTERS:
+        choices = []
+        m.d.sync += [chosen.eq(has_read), found.eq(0)]
+        for first in range(0, len(REGISTERS), CHOICES):
+            choices.append(choice := Signal(DATA_WIDTH, name=f"choice_{first}"))
+            m.d.sync += choice.eq(0)
+            for r in REGISTERS[first : first + CHOICES]:
                 name = f"{r.name.lower()}_live" if r.live else r.name.lower()
                 value = 0 if r.access is Access.PULSE else getattr(self, name)
                 with m.If(read_address[2:] == r.offset >> 2):
-                    m.d.sync += [bus.rdata.eq(value), bus.rresp.eq(OKAY)]
+                    m.d.sync += [choice.eq(value), found.eq(1)]
+        with m.If(chosen & (~bus.rvalid | bus.rready)):
+            m.d.sync += [
+                has_read.eq(0),
+                chosen.eq(0),
+                bus.rvalid.eq(1),
+                bus.rdata.eq(reduce(or_, choices)),
+                bus.rresp.eq(Mux(found, OKAY, SLAVE_ERROR)),
+            ]
         return m

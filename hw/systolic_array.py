@@ -22,7 +22,6 @@ def operand_layout(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             "gradient": 1,
-            "first": 1,
             "last": 1,
             "dz": data.ArrayLayout(signed(f.gradient.width), config.C),
         }
@@ -63,9 +62,9 @@ class SystolicArray(wiring.Component):
     cycles later.  Row j of a tile finishes one cycle after row j - 1, so one drain register a lane serves the whole
     column; two operands marked `last` must therefore be at least R cycles apart.
     gradient: every operand's new sum of row j is at `new_sums[j]`, `gradient_latency` + j cycles later.
-    `inputs`: rows of the next gradient tile's stationary operand, row j at the earliest j + 1 cycles after the first
-    operand of the current one (rows in order from the next cycle on are), complete at least one cycle before the first
-    operand of the next.
+    `swap`: in the cycle before the first operand of a gradient tile.  `inputs`: rows of the next one's stationary
+    operand, each once, row j in the cycle of the swap of the tile before + j at the earliest, and before that of the
+    cycle of its own + j.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -77,6 +76,7 @@ class SystolicArray(wiring.Component):
             {
                 "operands": In(Flow(operand_layout(config))),
                 "inputs": In(Flow(input_row_layout(config))),
+                "swap": In(1),
                 "drain": Out(Flow(data.ArrayLayout(signed(config.error_sum_width), config.C))),
                 "weights": In(data.ArrayLayout(signed(f.weight.width), config.R)),
                 "old_sums": In(data.ArrayLayout(signed(f.weight_grad_width), config.R)),
@@ -115,8 +115,8 @@ class SystolicArray(wiring.Component):
         m.d.comb += [
             control.valid.eq(self.operands.valid),
             control.gradient.eq(operand.gradient),
-            control.first.eq(operand.first),
             control.last.eq(operand.last),
+            control.swap.eq(self.swap),
         ]
         row_control: Value = control.as_value()
         for j in range(c.R):

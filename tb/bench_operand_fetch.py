@@ -154,7 +154,7 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     for beat, cycle in zip(beats, operands.cycles, strict=True):
         job, q, empty = beat["job"], beat["q"], beat["empty"]
         address = job["tile"] * c.gate_rows + q
-        operand: dict[str, Any] = {"gradient": job["gradient"], "first": beat["first"], "last": beat["last"]}
+        operand: dict[str, Any] = {"gradient": job["gradient"], "last": beat["last"]}
         operand["dz"] = [0] * c.C if empty else rows[job["slot"] * (groups // 2) + q // rate][q % rate]
         # the word must be at row 0 with the operand; an old sum, SUM_DELAY cycles later
         if not empty and job["gradient"]:
@@ -185,8 +185,8 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
         expected_drains,
     )
     bench.scoreboard.equal("count of drain jobs", len(drains), len(expected_drains))
-    starts = sum(j[0]["job"]["gradient"] for j in jobs)
-    bench.scoreboard.equal("inputs taken", len(pulses.cycles["inputs_taken"]), starts)
+    starts = [n - 1 for n, b in zip(operands.cycles, beats, strict=True) if b["first"] and b["job"]["gradient"]]
+    bench.scoreboard.equal("inputs taken", pulses.cycles["inputs_taken"], starts)
     bench.scoreboard.equal("steps done", len(pulses.cycles["step_done"]), sum(j[0]["job"]["ends_step"] for j in jobs))
     bench.scoreboard.equal("indices streamed", len(pulses.cycles["streamed"]), sum(not b["empty"] for b in beats))
     bench.scoreboard.equal("operands taken", len(pulses.cycles["busy"]), len(beats))

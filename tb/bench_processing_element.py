@@ -42,7 +42,7 @@ def draw_tiles(bench: Bench, count: int) -> tuple[list[dict[str, Any]], list[tup
     c, f, rng = bench.config, bench.config.formats, bench.rng
     cycles: list[dict[str, Any]] = []
     results: list[tuple[int, int, bool]] = []
-    stationary, free, before = 0, 0, "error"
+    stationary, free, loads, before = 0, 0, 0, "error"
     for _ in range(count):
         gradient = rng.random() < 0.5
         dataflow = "gradient" if gradient else "error"
@@ -52,17 +52,22 @@ def draw_tiles(bench: Bench, count: int) -> tuple[list[dict[str, Any]], list[tup
             stationary = draw(bench, f.input)
             if len(cycles) == free or rng.random() < 0.3:
                 cycles.append({})
-            cycles[rng.randrange(free, len(cycles))] |= {"input": stationary, "input_load": 1}
+            loads = rng.randrange(free, len(cycles))
+            cycles[loads] |= {"input": stationary, "input_load": 1}
         total = 0
         for n in range(length):
             while rng.random() < share:
                 cycles.append({})
             dz, weight = draw(bench, f.gradient), draw(bench, f.weight)
-            control = {"valid": 1, "gradient": gradient, "first": n == 0, "last": n == length - 1}
+            if gradient and n == 0:  # the input is taken in the cycle before, which may be the last of another tile
+                if loads == len(cycles) - 1:
+                    cycles.append({})
+                free = len(cycles) - 1
+                cycles[free]["control"] = cycles[free].get("control", 0) | _CONTROL.pack({"swap": 1})
+            control = {"valid": 1, "gradient": gradient, "last": n == length - 1}
             cycles.append({"control": _CONTROL.pack(control), "dz": dz, "weight": weight})
             now = len(cycles) - 1
             if gradient:
-                free = now + 1 if n == 0 else free
                 old = signed(rng.getrandbits(f.weight_grad_width), f.weight_grad_width - 2)
                 cycles[now]["old"] = old
                 results.append((now, old + stationary * dz, False))

@@ -47,7 +47,7 @@ class Schedule:
         self.words: dict[int, tuple[list[int], list[int]]] = {}
         self.new_sums: list[tuple[int, list[int]]] = []
         self.last_error = -(10**9)
-        self.gradient_first = -1
+        self.swaps = {-bench.config.R}
         self.before = "error"
 
     def _pad(self, words: list[Any], length: int) -> None:
@@ -61,13 +61,15 @@ class Schedule:
         if gradient:  # R rows in any order, each once the tile before has taken its own
             order = list(range(c.R))
             bench.rng.shuffle(order)
+            ready = 0
             for row in order:
-                self._pad(self.inputs, self.gradient_first + 1 + row)
+                self._pad(self.inputs, max(self.swaps) + row)
                 while bench.rng.random() < gap:
                     self.inputs.append(None)
+                ready = max(ready, len(self.inputs) - row + 1)
                 self.inputs.append({"row": row, "lanes": stationary[row]})
-            self._pad(self.operands, len(self.inputs) + 1)
-            self.gradient_first = len(self.operands)
+            self._pad(self.operands, ready + 1)
+            self.swaps.add(len(self.operands) - 1)
         sums = [[0] * c.C for _ in range(c.R)]
         for n in range(length):
             while n and bench.rng.random() < gap:
@@ -80,7 +82,7 @@ class Schedule:
             top = 1 << f.weight_grad_width - 2
             old = [bench.rng.randrange(-top, top) for _ in range(c.R)]
             now = len(self.operands)
-            self.operands.append({"gradient": gradient, "first": n == 0, "last": last, "dz": dz})
+            self.operands.append({"gradient": gradient, "last": last, "dz": dz})
             self.words[now] = weight, old
             if gradient:
                 new = [old[j] + sum(stationary[j][b] * dz[b] for b in range(c.C)) for j in range(c.R)]
@@ -108,7 +110,7 @@ class Words:
 
     def __init__(self, bench: Bench, schedule: Schedule, origin: int) -> None:
         c, f = bench.config, bench.config.formats
-        self.bench, self.words, self.origin = bench, schedule.words, origin
+        self.bench, self.words, self.swaps, self.origin = bench, schedule.words, schedule.swaps, origin
         weights, sums = (data.ArrayLayout(signed(w), c.R) for w in (f.weight.width, f.weight_grad_width))
         self.weights, self.sums = Format(weights), Format(sums)
         self.wanted = {n for n, _ in schedule.new_sums}
@@ -120,6 +122,7 @@ class Words:
         if cycle - self.origin in self.wanted:
             self.came.append((cycle - self.origin, self.sums.unpack(self.bench.get("new_sums"))))
         words = self.words.get(cycle + 1 - self.origin)
+        self.bench.set(swap=int(cycle + 1 - self.origin in self.swaps))
         if words is None:
             random = self.bench.rng.getrandbits
             self.bench.set(weights=random(self.weights.width), old_sums=random(self.sums.width))

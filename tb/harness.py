@@ -82,6 +82,7 @@ class SkewedArray(wiring.Component):
         m = Module()
         m.submodules.array = array = self.array
         rows = array.config.R
+        m.d.comb += array.swap.eq(self.swap)
         for name in ("operands", "inputs", "drain"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(array, name))
         for j in range(rows):

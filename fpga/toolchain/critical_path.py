@@ -10,7 +10,7 @@ from typing import Any
 _MADE_BY_TOOLS = re.compile(
     r"_(?:TRELLIS_FF|LUT\d|PFUMX|CCU2C|L6MUX21|TRELLIS_DPR16X4|DP16KD|MULT18X18D?|DFF\w*?|ALU|MUX2_LUT\d)(?:_|$).*"
 )
-_WRAPPERS = ("core.engine.blocks.core.", "core.engine.blocks.", "core.")
+_WRAPPERS = ("core.engine.core.", "core.engine.blocks.", "core.")
 """Levels of hierarchy that hold everything, and so tell nothing."""
 
 

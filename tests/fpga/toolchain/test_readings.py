@@ -21,7 +21,7 @@ def _step(kind: str, delay: float, source: str, target: str) -> dict[str, object
     return {"type": kind, "delay": delay, "from": {"cell": source}, "to": {"cell": target}}
 
 
-_FF, _LUT = "core.engine.blocks.core.sieve.sum_TRELLIS_FF_Q_3", "core.engine.blocks.core.drain.go_LUT4_A"
+_FF, _LUT = "core.engine.core.sieve.sum_TRELLIS_FF_Q_3", "core.engine.core.drain.go_LUT4_A"
 _RAM = "core.engine.blocks.state_store.ram_DP16KD"
 _REPORT = [
     {"from": "async", "to": "posedge clk", "path": [_step("routing", 50, "x", "y")]},
@@ -51,7 +51,7 @@ def test_critical_path_in_words() -> None:
 @pytest.mark.parametrize(
     ("cell", "name"),
     [
-        ("core.engine.blocks.core.systolic_array.pe_3_1.sum$12_TRELLIS_FF_Q", "systolic_array.pe_3_1.sum"),
+        ("core.engine.core.systolic_array.pe_3_1.sum$12_TRELLIS_FF_Q", "systolic_array.pe_3_1.sum"),
         ("core.engine.blocks.input_slice.$signal$110_LUT4_B_Z", "input_slice"),
         ("core.link.receiver.state_LUT4_Z_1_PFUMX_C0", "link.receiver.state"),
         ("pll", "pll"),

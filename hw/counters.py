@@ -48,10 +48,11 @@ class Counters(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # a cycle later, as what it counts
-        start, read = Signal(), Signal()
+        start, read = Signal(init=1), Signal(init=1)  # a reset zeroes all
         m.d.sync += [start.eq(self.start), read.eq(self.read)]
         for name in (*COUNTERS_64, *COUNTERS_32):
-            counter = getattr(self, name.lower())
+            counter = Signal.like(getattr(self, name.lower()), name=name.lower(), reset_less=name not in LIFETIME)
+            m.d.comb += getattr(self, name.lower()).eq(counter)
             add = getattr(self, f"{name.lower()}_add")
             # registered: none of these is worth a long path
             pending = Signal.like(add, name=f"{name.lower()}_pending")

@@ -164,16 +164,19 @@ class GateGradientUnit(wiring.Component):
         c, period, lanes = self.config, self.period, self.config.C
         m.submodules.queue = queue = ReservedQueue(gate_rows_layout(c), self.pipeline, each=period)
         wiring.connect(m, queue.sink, wiring.flipped(self.rows))
-        boundary, taken = Signal(init=period == 1), Signal()  # the last cycle of a macro-stage
-        phase = Signal(range(max(period, 2)))
-        next_phase = Signal.like(phase)
+        # enables come from registers, as they reach many registers each
+        self.phase, taken = Signal(range(max(period, 2))), Signal()
+        self.at_phase = [Signal(name=f"at_phase_{n}", init=n == 0) for n in range(period)]
+        phase, boundary = self.phase, self.at_phase[-1]  # the last cycle of a macro-stage
         m.d.comb += [
-            next_phase.eq(Mux(boundary, 0, phase + 1)),
             self.inputs.ready.eq(boundary & queue.room),
             taken.eq(self.inputs.valid & boundary & queue.room),
             queue.reserve.eq(taken),
         ]
-        m.d.sync += [phase.eq(next_phase), boundary.eq(next_phase == period - 1)]
+        m.d.sync += [
+            phase.eq(Mux(boundary, 0, phase + 1)),
+            *[now.eq(self.at_phase[n - 1]) for n, now in enumerate(self.at_phase)],
+        ]
 
         # the value of a name and lane when it is ready, and where it is looked at macro-stages later
         values: dict[tuple[str, int], Value] = {}
@@ -235,7 +238,7 @@ class GateGradientUnit(wiring.Component):
             for unit in range(c.gate_rows_per_cycle):
                 shared = products[unit * period : (unit + 1) * period]
                 for lane in range(lanes):
-                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, landings, phase)
+                    self._multiply(m, f"{group}_{unit}_{lane}", shared, lane, at, landings)
 
         end = self.out_stage
         dz = [[at(f"dz_{g}", lane, end) for lane in range(lanes)] for g in "ifgo"]
@@ -245,9 +248,9 @@ class GateGradientUnit(wiring.Component):
                 choices = [dz[p * rate + r][lane] for p in range(period)]
                 m.d.comb += queue.source.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
         m.d.comb += queue.source.valid.eq(valid[end])
-        m.d.sync += self.cells.valid.eq(valid[end] & (phase == 0))
+        m.d.sync += self.cells.valid.eq(valid[end] & self.at_phase[0])
         m.d.sync += [self.cells.payload[lane].eq(at("dc_out", lane, end)) for lane in range(lanes)]
-        self._count(m, at, flags, valid, phase == 0)
+        self._count(m, at, flags, valid, self.at_phase[0])
 
         for (name, lane), stages in taps.items():
             before, source = self.ready[name], values[name, lane]
@@ -280,7 +283,6 @@ class GateGradientUnit(wiring.Component):
         lane: int,
         at: Any,
         landings: Any,
-        phase: Value,
     ) -> None:
         """One multiplier for `products`, one a cycle of the macro-stage, each rounded into its landing register."""
         formats = [(self._format(p.a), self._format(p.b), self._format(p.name)) for p in products]
@@ -292,7 +294,7 @@ class GateGradientUnit(wiring.Component):
         minuends: list[Value] = []
         for slot, p in enumerate(products):
             a, b = at(p.a, lane, self.issue[p.name]), at(p.b, lane, self.issue[p.name])
-            with m.If(phase == slot):
+            with m.If(self.phase == slot):
                 m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
             target = self._format(p.name)
             if p.minus_from == "one":
@@ -307,7 +309,7 @@ class GateGradientUnit(wiring.Component):
             """The choice of the product that is `delay` cycles behind its issue."""
             result = choices[0]
             for slot, choice in enumerate(choices[1:], 1):
-                result = Mux(phase == (slot + delay) % self.period, choice, result)
+                result = Mux(self.phase == (slot + delay) % self.period, choice, result)
             return result
 
         def register(value: Value, suffix: str) -> Signal:
@@ -332,7 +334,7 @@ class GateGradientUnit(wiring.Component):
         for slot, p in enumerate(products):
             landed, flag = landings[p.name, lane]
             clipped, saturated = results[self._format(p.name).width]
-            with m.If(phase == (slot + PRODUCT_LATENCY) % self.period):
+            with m.If(self.at_phase[(slot + PRODUCT_LATENCY) % self.period]):
                 m.d.sync += [landed.eq(clipped), flag.eq(saturated)]
 
     def _count(self, m: Module, at: Any, flags: Any, valid: list[Signal], strobe: Value) -> None:

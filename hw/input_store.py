@@ -76,9 +76,11 @@ class InputStore(wiring.Component):
         # a register: the array is large
         lanes = Signal(self.lanes, reset_less=True)
         m.d.comb += self.rows.payload.lanes.eq(lanes)
-        m.d.sync += [self.rows.valid.eq(send), self.rows.payload.row.eq(meta.row), lanes.eq(memory.word.payload)]
-        with m.If(~meta.exists):
-            m.d.sync += lanes.eq(0)
+        m.d.sync += [
+            self.rows.valid.eq(send),
+            self.rows.payload.row.eq(meta.row),
+            lanes.eq(memory.word.payload.as_value() & meta.exists.replicate(self.lanes.size)),
+        ]
         with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):
             m.d.sync += self.loaded.eq(1)
         with m.Elif(self.taken):

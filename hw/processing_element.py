@@ -91,13 +91,13 @@ class ProcessingElement(wiring.Component):
         # apart from `total`, so that it is zero again when the next tile begins: that needs no third addend
         accumulator = Signal(signed(self.config.error_sum_width), reset_less=True)
         # what to do with the product, from registers beside it; a reset zeroes the sum a cycle later
-        of_gradient, accumulates, finishes, zeroes = Signal(reset_less=True), Signal(), Signal(), Signal(init=1)
+        of_gradient, accumulates, zeroes, goes_on = Signal(reset_less=True), Signal(), Signal(init=1), Signal(init=1)
         later = self.control_out
         m.d.sync += [
             of_gradient.eq(later.gradient),
             accumulates.eq(later.valid & ~later.gradient),
-            finishes.eq(later.valid & ~later.gradient & later.last),
             zeroes.eq(later.valid & ~later.gradient & later.last),
+            goes_on.eq(~(later.valid & ~later.gradient & later.last)),
         ]
         m.d.comb += [
             adder.product.eq(multiplier.p),
@@ -107,8 +107,8 @@ class ProcessingElement(wiring.Component):
         ]
         m.d.sync += [
             total.eq(adder.total),
-            self.done.eq(finishes),
-            finished.eq(Mux(finishes, adder.total, 0)),
+            self.done.eq(~goes_on),
+            finished.eq(Mux(goes_on, 0, adder.total)),
         ]
         with m.If(zeroes):
             m.d.sync += accumulator.eq(0)

@@ -13,24 +13,36 @@ def bits_for(maximum: int) -> Shape:
     return Shape.cast(range(maximum + 1))
 
 
-def round_half_even(value: Value, shift: int) -> Value:
-    """`value` / 2**shift, rounded to the nearest integer, ties to the even one; `value` is signed, `shift` fixed."""
+def halves(value: Value, shift: int) -> tuple[Value, Value]:
+    """`value` / 2**shift as two terms, whose sum is rounded half to even; `value` is signed, `shift` fixed."""
     if shift == 0:
-        return value
+        return value, Const(0)
     quotient = value >> shift
     below = value[: shift - 1].any() if shift > 1 else Const(0)
-    return quotient + (value[shift - 1] & (below | quotient[0]))
+    return quotient, value[shift - 1] & (below | quotient[0])
+
+
+def overflows(value: Value, width: int) -> Value:
+    """Whether `value` does not fit signed `width` bits."""
+    total = Shape.cast(value.shape()).width
+    if total <= width:
+        return Const(0)
+    return Mux(value[total - 1], ~value[width - 1 : total].all(), value[width - 1 : total].any())
+
+
+def clip(value: Value, overflow: Value, width: int) -> Value:
+    """`value` as signed `width` bits: the nearest end of their range if it overflows."""
+    total = Shape.cast(value.shape()).width
+    if total <= width:
+        return value
+    sign = value[total - 1]
+    return Mux(overflow, Cat((~sign).replicate(width - 1), sign), value[:width]).as_signed()
 
 
 def saturate(value: Value, width: int) -> tuple[Value, Value]:
     """`value` clipped to signed `width` bits, and whether it had to be."""
-    total = Shape.cast(value.shape()).width
-    if total <= width:
-        return value, Const(0)
-    sign = value[total - 1]
-    overflow = Mux(sign, ~value[width - 1 : total].all(), value[width - 1 : total].any())
-    clipped = Cat((~sign).replicate(width - 1), sign)
-    return Mux(overflow, clipped, value[:width]).as_signed(), overflow
+    overflow = overflows(value, width)
+    return clip(value, overflow, width), overflow
 
 
 def popcount(m: Module, bits: list[Value], name: str) -> tuple[Value, int]:

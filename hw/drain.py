@@ -32,7 +32,7 @@ class Drain(wiring.Component):
         # a tile that ends is seen two cycles later; where the next ones may end before, their room is kept free
         self.kept_free = 0 if config.R > 2 else 2
         # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
-        self.tiles = 2 + self.kept_free + -(-(config.C + 16) // config.R)
+        self.tiles = 2 + self.kept_free + -(-(config.C + 14 + Requantizer.latency) // config.R)
         gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
         super().__init__(
             {

@@ -10,7 +10,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for, popcount, round_half_even, saturate
+from hw.arithmetic import bits_for, clip, halves, overflows, popcount, saturate
 from hw.config import EngineConfig
 from hw.delay_line import DelayLine
 from hw.flow import Flow
@@ -18,8 +18,8 @@ from hw.formats import FixedPoint
 from hw.multiplier import Multiplier
 from hw.reserved_queue import ReservedQueue
 
-PRODUCT_LATENCY = Multiplier.latency + 3
-"""Cycles from a product's operands to its rounded value: multiplier, its sign, minuend, rounding."""
+PRODUCT_LATENCY = Multiplier.latency + 5
+"""Cycles from a product's operands to its rounded value: multiplier, sign, minuend, rounding in two, overflow."""
 
 OPERATIONS_PER_UNIT = 16
 """Products of one hidden unit and lane; four classes of four that share a multiplier's operand widths."""
@@ -96,7 +96,7 @@ class GateGradientUnit(wiring.Component):
     A pipeline of macro-stages of `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product
     of a class in each cycle of a macro-stage, and values move on when the macro-stage ends.  `inputs` takes one hidden
     unit a period; `rows` gives its gate rows i, f, g, o in order, `gate_rows_per_cycle` a cycle, from `latency` cycles
-    later; `cells` its dc, once, `cell_latency` cycles later.  Under backpressure on `rows` what is inside goes on into
+    later; `cells` its dc, once, `pipeline` cycles later.  Under backpressure on `rows` what is inside goes on into
     a queue, and no unit is taken that would not fit.  `saturated` counts what left its format in lanes that hold a
     sample.
     """
@@ -141,18 +141,13 @@ class GateGradientUnit(wiring.Component):
 
     @property
     def pipeline(self) -> int:
-        """Cycles from an accepted input to the queue."""
-        return 1 + self.out_stage * self.period
+        """Cycles from an accepted input to the queue, and to its dc."""
+        return 2 + self.out_stage * self.period
 
     @property
     def latency(self) -> int:
         """Cycles from an accepted input to its first gate rows, without backpressure."""
         return self.pipeline + ReservedQueue.latency
-
-    @property
-    def cell_latency(self) -> int:
-        """Cycles from an accepted input to its dc."""
-        return self.pipeline + 1
 
     def _format(self, name: str) -> FixedPoint:
         f = self.config.formats
@@ -164,18 +159,13 @@ class GateGradientUnit(wiring.Component):
         c, period, lanes = self.config, self.period, self.config.C
         m.submodules.queue = queue = ReservedQueue(gate_rows_layout(c), self.pipeline, each=period)
         wiring.connect(m, queue.sink, wiring.flipped(self.rows))
-        # enables come from registers, as they reach many registers each
-        self.phase, taken = Signal(range(max(period, 2))), Signal()
-        self.at_phase = [Signal(name=f"at_phase_{n}", init=n == 0) for n in range(period)]
-        phase, boundary = self.phase, self.at_phase[-1]  # the last cycle of a macro-stage
+        phase, at_phase = self._phases(m, "rows")
+        boundary, taken = at_phase[-1], Signal()  # the last cycle of a macro-stage
+        boundaries = [self._phases(m, f"lane_{lane}")[1][-1] for lane in range(lanes)]
         m.d.comb += [
             self.inputs.ready.eq(boundary & queue.room),
             taken.eq(self.inputs.valid & boundary & queue.room),
             queue.reserve.eq(taken),
-        ]
-        m.d.sync += [
-            phase.eq(Mux(boundary, 0, phase + 1)),
-            *[now.eq(self.at_phase[n - 1]) for n, now in enumerate(self.at_phase)],
         ]
 
         # the value of a name and lane when it is ready, and where it is looked at macro-stages later
@@ -198,11 +188,11 @@ class GateGradientUnit(wiring.Component):
         for lane in range(lanes):
             for name in ("i", "f", "g", "o", "tanh_c", "c_prev", "dy", "dh", "dc"):
                 signal = Signal(signed(self._format(name).width), name=f"{name}_{lane}_stage0", reset_less=True)
-                with m.If(boundary):
+                with m.If(boundaries[lane]):
                     m.d.sync += signal.eq(self.inputs.payload[name][lane])
                 values[name, lane] = signal
             lane_valid = Signal(name=f"lane_valid_{lane}_stage0", reset_less=True)
-            with m.If(boundary):
+            with m.If(boundaries[lane]):
                 m.d.sync += lane_valid.eq(self.inputs.payload.lane_valid[lane])
             values["lane_valid", lane] = lane_valid
 
@@ -213,7 +203,7 @@ class GateGradientUnit(wiring.Component):
         created: set[str] = set()
         for name in order:
             if name in _SUMS:
-                self._add(m, name, at, values, flags, boundary)
+                self._add(m, name, at, values, flags, boundaries)
             else:
                 (group,) = [g for g in _CLASSES if any(p.name == name for p in _CLASSES[g])]
                 unit = [p.name for p in _CLASSES[group]].index(name) // period
@@ -228,7 +218,7 @@ class GateGradientUnit(wiring.Component):
                             flag = Signal(name=f"{p.name}_{lane}_saturated_landed", reset_less=True)
                             stage = Signal.like(landed, name=f"{p.name}_{lane}_stage{self.ready[p.name]}")
                             stage_flag = Signal.like(flag, name=f"{p.name}_{lane}_saturated")
-                            with m.If(boundary):
+                            with m.If(boundaries[lane]):
                                 m.d.sync += [stage.eq(landed), stage_flag.eq(flag)]
                             values[p.name, lane] = stage
                             flags[p.name, lane] = stage_flag
@@ -246,21 +236,35 @@ class GateGradientUnit(wiring.Component):
         for r in range(rate):
             for lane in range(lanes):
                 choices = [dz[p * rate + r][lane] for p in range(period)]
-                m.d.comb += queue.source.payload[r][lane].eq(Array(choices)[phase] if period > 1 else choices[0])
-        m.d.comb += queue.source.valid.eq(valid[end])
-        m.d.sync += self.cells.valid.eq(valid[end] & self.at_phase[0])
+                row = Signal.like(choices[0], name=f"row_{r}_{lane}", reset_less=True)
+                m.d.sync += row.eq(Array(choices)[phase] if period > 1 else choices[0])
+                m.d.comb += queue.source.payload[r][lane].eq(row)
+        m.d.sync += [queue.source.valid.eq(valid[end]), self.cells.valid.eq(valid[end] & at_phase[0])]
         m.d.sync += [self.cells.payload[lane].eq(at("dc_out", lane, end)) for lane in range(lanes)]
-        self._count(m, at, flags, valid, self.at_phase[0])
+        self._count(m, at, flags, valid, at_phase[0])
 
         for (name, lane), stages in taps.items():
             before, source = self.ready[name], values[name, lane]
             for stage, tap in sorted(stages.items()):
                 m.submodules[f"{name}_{lane}_to_stage{stage}"] = line = DelayLine(tap.shape(), stage - before)
-                m.d.comb += [line.enable.eq(boundary), line.input.eq(source), tap.eq(line.output)]
+                m.d.comb += [line.enable.eq(boundaries[lane]), line.input.eq(source), tap.eq(line.output)]
                 before, source = stage, tap
         return m
 
-    def _add(self, m: Module, name: str, at: Any, values: Any, flags: Any, boundary: Value) -> None:
+    def _phases(self, m: Module, name: str) -> tuple[Signal, list[Signal]]:
+        """The cycle of the macro-stage, binary and one-hot.
+
+        Everything near its use has its own: one for all would have thousands of registers to reach.
+        """
+        phase = Signal(range(max(self.period, 2)), name=f"{name}_phase")
+        at_phase = [Signal(name=f"{name}_at_phase_{n}", init=n == 0) for n in range(self.period)]
+        m.d.sync += [
+            phase.eq(Mux(at_phase[-1], 0, phase + 1)),
+            *[now.eq(at_phase[n - 1]) for n, now in enumerate(at_phase)],
+        ]
+        return phase, at_phase
+
+    def _add(self, m: Module, name: str, at: Any, values: Any, flags: Any, boundaries: list[Signal]) -> None:
         left, right = _SUMS[name]
         for lane in range(self.config.C):
             stage = self.ready[name] - 1
@@ -270,7 +274,7 @@ class GateGradientUnit(wiring.Component):
                 signed(self._format(name).width), name=f"{name}_{lane}_stage{self.ready[name]}", reset_less=True
             )
             flag = Signal(name=f"{name}_{lane}_saturated", reset_less=True)
-            with m.If(boundary):
+            with m.If(boundaries[lane]):
                 m.d.sync += [result.eq(clipped), flag.eq(overflow)]
             values[name, lane] = result
             flags[name, lane] = flag
@@ -288,13 +292,14 @@ class GateGradientUnit(wiring.Component):
         formats = [(self._format(p.a), self._format(p.b), self._format(p.name)) for p in products]
         multiplier = Multiplier(max(a.width for a, _, _ in formats), max(b.width for _, b, _ in formats))
         m.submodules[name] = multiplier
+        phase, at_phase = self._phases(m, name)
         # all products of the group are rounded at one place, so those with less to lose move up
         lost = [a.fraction + b.fraction - target.fraction for a, b, target in formats]
         shift = max(lost)
         minuends: list[Value] = []
         for slot, p in enumerate(products):
             a, b = at(p.a, lane, self.issue[p.name]), at(p.b, lane, self.issue[p.name])
-            with m.If(self.phase == slot):
+            with m.If(phase == slot):
                 m.d.comb += [multiplier.a.eq(a), multiplier.b.eq(b)]
             target = self._format(p.name)
             if p.minus_from == "one":
@@ -309,7 +314,7 @@ class GateGradientUnit(wiring.Component):
             """The choice of the product that is `delay` cycles behind its issue."""
             result = choices[0]
             for slot, choice in enumerate(choices[1:], 1):
-                result = Mux(self.phase == (slot + delay) % self.period, choice, result)
+                result = Mux(phase == (slot + delay) % self.period, choice, result)
             return result
 
         def register(value: Value, suffix: str) -> Signal:
@@ -329,13 +334,16 @@ class GateGradientUnit(wiring.Component):
             exact = register(minuend + product + register(negative, "negative"), "exact")
         else:
             exact = register(register(product, "product"), "exact")
-        rounded = register(round_half_even(exact, shift), "rounded")
-        results = {width: saturate(rounded, width) for width in {target.width for _, _, target in formats}}
+        quotient, half = halves(exact, shift)
+        rounded = register(register(quotient, "quotient") + register(half, "half"), "rounded")
+        widths = {target.width for _, _, target in formats}
+        overflow = {width: register(overflows(rounded, width), f"overflow_{width}") for width in widths}
+        rounded = register(rounded, "rounded_again")
         for slot, p in enumerate(products):
             landed, flag = landings[p.name, lane]
-            clipped, saturated = results[self._format(p.name).width]
-            with m.If(self.at_phase[(slot + PRODUCT_LATENCY) % self.period]):
-                m.d.sync += [landed.eq(clipped), flag.eq(saturated)]
+            width = self._format(p.name).width
+            with m.If(at_phase[(slot + PRODUCT_LATENCY) % self.period]):
+                m.d.sync += [landed.eq(clip(rounded, overflow[width], width)), flag.eq(overflow[width])]
 
     def _count(self, m: Module, at: Any, flags: Any, valid: list[Signal], strobe: Value) -> None:
         """Popcounts of the flags, once a macro-stage, in the stage where their values became ready."""

@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import round_half_even, saturate
+from hw.arithmetic import halves, saturate
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.formats import FixedPoint
@@ -24,10 +24,10 @@ def requantized_layout(config: EngineConfig) -> data.StructLayout:
 class Requantizer(wiring.Component):
     """C sums of `error_sum_width` bits, fraction weight + gradient, to the gradient format.
 
-    `latency` = 2 cycles, one vector a cycle, no backpressure: the drain reserves room before a tile ends.
+    `latency` = 3 cycles, one vector a cycle, no backpressure: the drain reserves room before a tile ends.
     """
 
-    latency = 2
+    latency = 3
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -42,14 +42,21 @@ class Requantizer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         target: FixedPoint = self.config.formats.gradient
-        valid = Signal()
-        m.d.sync += [valid.eq(self.sums.valid), self.gradients.valid.eq(valid)]
+        valid = Signal(self.latency - 1)
+        m.d.sync += Cat(valid, self.gradients.valid).eq(Cat(self.sums.valid, valid))
         flags = []
         for b in range(self.config.C):
-            exact = round_half_even(self.sums.payload[b], self.config.formats.weight.fraction)
-            rounded = Signal(exact.shape(), name=f"rounded_{b}", reset_less=True)
+            floor, up = halves(self.sums.payload[b], self.config.formats.weight.fraction)
+            quotient = Signal(floor.shape(), name=f"quotient_{b}", reset_less=True)
+            half = Signal(name=f"half_{b}", reset_less=True)
+            rounded = Signal((quotient + half).shape(), name=f"rounded_{b}", reset_less=True)
             clipped, overflow = saturate(rounded, target.width)
-            m.d.sync += [rounded.eq(exact), self.gradients.payload.lanes[b].eq(clipped)]
+            m.d.sync += [
+                quotient.eq(floor),
+                half.eq(up),
+                rounded.eq(quotient + half),
+                self.gradients.payload.lanes[b].eq(clipped),
+            ]
             flags.append(overflow)
         m.d.sync += self.gradients.payload.saturated.eq(Cat(*flags))
         return m

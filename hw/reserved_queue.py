@@ -27,8 +27,9 @@ class ReservedQueue(wiring.Component):
 
     def __init__(self, shape: Any, pipeline: int, each: int = 1, at_once: int | None = None) -> None:
         self.shape, self.each, self.at_once = shape, each, at_once or each
-        # as many as there are on the way while the first one passes, and those that the next reservation is for
-        self.depth = pipeline + self.latency + 2 * self.at_once
+        # as many as there are on the way while the first one passes, those that the next reservation is for, and
+        # those of a reservation that is not counted yet
+        self.depth = pipeline + self.latency + 2 * self.at_once + 2 * each
         super().__init__(
             {
                 "reserve": In(1),
@@ -46,14 +47,15 @@ class ReservedQueue(wiring.Component):
         m.submodules.out = out = RegisterSlice(self.shape)
         wiring.connect(m, queue.r_stream, out.source)
         wiring.connect(m, out.sink, wiring.flipped(self.sink))
-        reserved = Signal(range(self.depth + 1))
+        # counted a cycle later: `room` leaves out one reservation more
+        reserved, reserves, leaves = Signal(range(self.depth + 1)), Signal(), Signal()
         next_reserved = Signal.like(reserved)
-        leaves = queue.r_rdy & queue.r_en
+        m.d.sync += [reserves.eq(self.reserve), leaves.eq(queue.r_rdy & queue.r_en)]
         m.d.comb += [
             queue.w_en.eq(self.source.valid),
             queue.w_data.eq(self.source.payload),
-            next_reserved.eq(reserved + (self.each * self.reserve) - leaves),
-            self.empty.eq((reserved == 0) & ~self.sink.valid),
+            next_reserved.eq(reserved + (self.each * reserves) - leaves),
+            self.empty.eq((reserved == 0) & ~reserves & ~self.sink.valid),
         ]
-        m.d.sync += [reserved.eq(next_reserved), self.room.eq(next_reserved <= self.depth - self.at_once)]
+        m.d.sync += [reserved.eq(next_reserved), self.room.eq(next_reserved <= self.depth - self.at_once - self.each)]
         return m

@@ -130,7 +130,7 @@ async def run(bench: Bench, units: int, idle: str, stall: str) -> None:
         latency = GateGradientUnit(c).latency
         for n, taken in enumerate(source.sent):
             bench.scoreboard.equal("latency", rows.cycles[n * groups] - taken, latency)
-            bench.scoreboard.equal("latency of the cell", cells.cycles[n] - taken, GateGradientUnit(c).cell_latency)
+            bench.scoreboard.equal("latency of the cell", cells.cycles[n] - taken, GateGradientUnit(c).pipeline)
         bench.scoreboard.equal("cycles of all units", source.sent[-1] - source.sent[0], (units - 1) * groups)
 
 

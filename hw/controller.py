@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Shape, Signal
+from amaranth.hdl import Cat, Module, Mux, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -94,7 +94,7 @@ class Controller(wiring.Component):
         # one factor more bit each: the multiplier is signed
         m.submodules.multiplier = multiplier = Multiplier(len(run.B) + 1, len(run.T) + 1)
         terms_after, too_many_terms = Signal(bits_for(c.max_terms + c.max_B * c.max_T)), Signal()
-        rested = Signal(2)  # idle long enough for both to follow `terms`
+        rested = Signal(3)  # idle long enough for all that follows `terms`
         m.d.comb += [multiplier.a.eq(run.B), multiplier.b.eq(run.T)]
         m.d.sync += [
             terms_after.eq(self.terms + multiplier.p[:-2]),
@@ -111,13 +111,23 @@ class Controller(wiring.Component):
         bad_read = ~self._field("READ_MODE", "exact") & (self._field("READ_MODE", "fraction") > largest_fraction)
 
         refused = Signal(Shape.cast(ErrorCode))
+        # what a start or a read would be refused for, from registers: their command is a cycle behind its registers
+        no_start, no_read = Signal.like(refused), Signal.like(refused)
+        m.d.sync += [
+            no_start.eq(Mux(too_many_terms, ErrorCode.TOO_MANY_TERMS, ErrorCode.NONE)),
+            no_read.eq(Mux(bad_read, ErrorCode.BAD_MODE, ErrorCode.NONE)),
+        ]
+        with m.If(bad_mode):
+            m.d.sync += no_start.eq(ErrorCode.BAD_MODE)
+        with m.If(sizes_bad):
+            m.d.sync += [no_start.eq(ErrorCode.BAD_SIZE), no_read.eq(ErrorCode.BAD_SIZE)]
         idle, preparing, faulted = Signal(), Signal(), Signal()
 
         def fault() -> None:
             with m.If(self.packet_error.valid):
                 m.next = "FAULT"
 
-        m.d.sync += rested.eq(Cat(idle, rested[0]))
+        m.d.sync += rested.eq(Cat(idle, rested[:-1]))
         with m.If(idle):  # whether or not a run starts: that is known late in the cycle
             m.d.sync += [
                 *[getattr(run, n).eq(self._field("MODE", n)) for n in MODES],
@@ -140,22 +150,14 @@ class Controller(wiring.Component):
                     m.d.sync += [p.eq(0) for p in pending.values()]
                 with m.Elif(~stale & pending["start"] & ~self.loading & rested.all()):
                     m.d.sync += pending["start"].eq(0)
-                    with m.If(sizes_bad):
-                        m.d.comb += refused.eq(ErrorCode.BAD_SIZE)
-                    with m.Elif(bad_mode):
-                        m.d.comb += refused.eq(ErrorCode.BAD_MODE)
-                    with m.Elif(too_many_terms):
-                        m.d.comb += refused.eq(ErrorCode.TOO_MANY_TERMS)
-                    with m.Else():
+                    m.d.comb += refused.eq(no_start)
+                    with m.If(no_start == ErrorCode.NONE):
                         m.d.sync += self.terms.eq(terms_after)
                         m.next = "SET"
                 with m.Elif(~stale & pending["read"]):
                     m.d.sync += pending["read"].eq(0)
-                    with m.If(sizes_bad):
-                        m.d.comb += refused.eq(ErrorCode.BAD_SIZE)
-                    with m.Elif(bad_read):
-                        m.d.comb += refused.eq(ErrorCode.BAD_MODE)
-                    with m.Else():
+                    m.d.comb += refused.eq(no_read)
+                    with m.If(no_read == ErrorCode.NONE):
                         for name in ("exact", "keep", "fraction"):
                             m.d.sync += self.reading[name].eq(self._field("READ_MODE", name))
                         m.next = "START_READ"

@@ -112,6 +112,7 @@ class InputPackets(wiring.Component):
         # the packet at hand
         in_body, offered, accepted = Signal(), Signal(), Signal()
         complete, part_end, word_end = Signal(), Signal(), Signal(init=1)
+        last_index, next_single = Signal.like(piece.index), Signal()  # next_single: the next word is one beat or less
         section_end, packet_end, bad_length = Signal(), Signal(), Signal()
         beat = self.beats.payload
         m.d.comb += [
@@ -155,9 +156,9 @@ class InputPackets(wiring.Component):
         m.d.comb += [piece.index.eq(index), piece.bit.eq(bit)]
         with m.If(accepted):
             with m.If(~complete):
-                m.d.sync += index.eq(index + 1)
+                m.d.sync += [index.eq(index + 1), complete.eq(index + 1 == last_index)]
             with m.Elif(word_end):
-                m.d.sync += [index.eq(0), part.eq(Mux(part_end | section_end, 0, part + 1))]
+                m.d.sync += [index.eq(0), part.eq(Mux(part_end | section_end, 0, part + 1)), complete.eq(next_single)]
 
         def next_tile() -> None:
             """The tiles of x, then those of h."""
@@ -180,7 +181,8 @@ class InputPackets(wiring.Component):
                 piece.data.eq(Array(parts)[part] if len(parts) > 1 else beat.data),
                 piece.target.eq(target),
                 piece.address.eq(address),
-                complete.eq(index == beats_of_word[state] - 1),
+                last_index.eq(beats_of_word[state] - 1),
+                next_single.eq(beats_of_word[state] == 1),
                 part_end.eq(part == words_of_beat[state] - 1),
                 self.beats.ready.eq(pieces.source.ready & (~complete | (word_end & (part_end | section_end)))),
             ]
@@ -227,16 +229,16 @@ class InputPackets(wiring.Component):
                         m.next = "DISCARD"
                     with m.Else():
                         with m.Switch(kind):
-                            with m.Case(PacketKind.WEIGHT_X, PacketKind.WEIGHT_H):
-                                m.next = "WEIGHTS"
-                            with m.Case(PacketKind.BLOCK_MASK):
-                                m.next = "BLOCKS"
-                            with m.Case(PacketKind.COLUMN_MASK):
-                                m.next = "COLUMNS"
-                            with m.Case(PacketKind.SEED):
-                                m.next = "SEEDS"
-                            with m.Case(PacketKind.TAPE):
-                                m.next = "GATES"
+                            for state, *kinds in (
+                                ("WEIGHTS", PacketKind.WEIGHT_X, PacketKind.WEIGHT_H),
+                                ("BLOCKS", PacketKind.BLOCK_MASK),
+                                ("COLUMNS", PacketKind.COLUMN_MASK),
+                                ("SEEDS", PacketKind.SEED),
+                                ("GATES", PacketKind.TAPE),
+                            ):
+                                with m.Case(*kinds):
+                                    m.d.sync += complete.eq(beats_of_word[state] == 1)
+                                    m.next = state
                 leave()
             with m.State("WEIGHTS"):  # 4H rows of column vectors
                 end_tile = Mux(kind == PacketKind.WEIGHT_X, x_tile.at_end, h_tile.at_end)
@@ -296,6 +298,8 @@ class InputPackets(wiring.Component):
             with m.State("GATES"):  # records of a batch tile
                 body("GATES", Target.RECORDS, 0)
                 m.d.comb += section_end.eq(unit.at_end)
+                with m.If(section_end):
+                    m.d.comb += next_single.eq(beats_of_word["X"] == 1)
                 with m.If(accepted & complete):
                     unit.advance()
                     with m.If(section_end):
@@ -307,6 +311,8 @@ class InputPackets(wiring.Component):
                     section_end.eq(column.at_end),
                     packet_end.eq(column.at_end & batch_tile.at_end & step.at_end),
                 ]
+                with m.If(section_end):
+                    m.d.comb += next_single.eq(beats_of_word["GATES"] == 1)
                 with m.If(accepted & complete):
                     column.advance()
                     with m.If(section_end):

@@ -211,3 +211,33 @@ async def fatal_errors(bench: Bench) -> None:
         bench.scoreboard.equal("error after the reset", (bench.get("error"), bench.get("fatal")), (0, 0))
         _sample({"fatal": True})
     _sample({"fatal": False})
+
+
+@test
+async def start_right_after(bench: Bench) -> None:
+    """A start in the first idle cycle after a read or a clear counts from zero, where those before left no room."""
+    c, driver = bench.config, Driver(bench)
+    await driver.begin()
+    bench.set(random=1, mode=0, read_mode=0)
+    run = draw_run(c, bench.rng) | {"B": c.max_B, "T": c.max_T}
+    more = run["B"] * run["T"]
+    await driver.sizes(run)
+
+    async def finish() -> None:
+        await driver.pulse(run_done=1)
+        await driver.pulse(settled=1)
+        await bench.run_for(4)
+
+    for command in ("read", "clear"):
+        for _ in range(min(c.max_terms // more, 200)):
+            await driver.command("start")
+            await finish()
+        await driver.command(command)
+        await driver.pulse(**{f"{command}_done": 1})
+        await driver.command("start")
+        after = (bench.get("error"), bench.get("terms"), bench.get("running"))
+        bench.scoreboard.equal(f"error, terms, running after the {command}", after, (ErrorCode.NONE, more, 1))
+        await finish()
+        await driver.command("clear")
+        await driver.pulse(clear_done=1)
+        await bench.run_for(4)

@@ -106,6 +106,10 @@ class RequestProcessor(wiring.Component):
             store.free.eq(self.input_free),
             store.available.eq(self.output_available),
         ]
+        # the last bytes that were taken: before a transfer, they are the word to write
+        self.value = Signal(DATA_WIDTH, reset_less=True)
+        with m.If(self.taken):
+            m.d.sync += self.value.eq(Cat(self.value[DATA_BITS:], self.word.data))
         with m.FSM(init="SESSION"):
             self._judge()
             self._hello()
@@ -215,14 +219,13 @@ class RequestProcessor(wiring.Component):
         m = self.m
         m.submodules.master = master = RegisterMaster()
         wiring.connect(m, master.bus, wiring.flipped(self.bus))
-        address, value = Signal(ADDRESS_WIDTH), Signal(DATA_WIDTH, reset_less=True)
+        address = Signal(ADDRESS_WIDTH)
         write, count = Signal(), self.count
-        shifted = Cat(value[DATA_BITS:], self.word.data)  # in for a write, and out for a read
         m.d.comb += [
             master.address.eq(address & ~(WORD_BYTES - 1)),
             write.eq((address & WRITE) != 0),
             master.write.eq(write),
-            master.write_data.eq(value),
+            master.write_data.eq(self.value),
             master.clear.eq(self.clear),
         ]
         with m.State("OPERATION"):  # the address of a register
@@ -240,7 +243,7 @@ class RequestProcessor(wiring.Component):
         with m.State("DATA"):  # the word to write
             m.d.comb += self.requests.ready.eq(1)
             with m.If(self.taken):
-                m.d.sync += [value.eq(shifted), count.eq(count + 1)]
+                m.d.sync += count.eq(count + 1)
                 with m.If(self.word.end):
                     self._bad("FINISH")
                 with m.Elif(count == WORD_BYTES - 1):
@@ -253,13 +256,13 @@ class RequestProcessor(wiring.Component):
                 m.next = "RESULT"
         with m.State("RESULT"):  # answer how it went
             self._put(master.result)
-            m.d.sync += [value.eq(master.read_data), count.eq(0)]
+            m.d.sync += count.eq(0)
             m.next = "VALUE"
             with m.If(write):
                 m.next = "OPERATION"
         with m.State("VALUE"):  # answer the word that was read
-            self._put(value[:DATA_BITS])
-            m.d.sync += [value.eq(shifted), count.eq(count + 1)]
+            self._put(master.read_data.word_select(count[: (WORD_BYTES - 1).bit_length()], DATA_BITS))
+            m.d.sync += count.eq(count + 1)
             with m.If(count == WORD_BYTES - 1):
                 m.next = "OPERATION"
 

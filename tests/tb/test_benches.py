@@ -52,6 +52,10 @@ def test_engine_of_another_shape(config: EngineConfig) -> None:
     check(run_bench("engine", config), coverage=90)
 
 
+def test_controller_of_few_terms() -> None:
+    check(run_bench("controller", ODD), coverage=95)
+
+
 def test_array_with_more_rows_than_a_drain_group() -> None:
     config = preset("default")
     assert config.R > DRAIN_GROUP

@@ -14,7 +14,7 @@ from hw.compactor import job_layout
 from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.memory import write_layout
-from hw.register_slice import RegisterSlice
+from hw.register_slice import ForwardRegister, RegisterSlice
 from hw.requantizer import Requantizer, requantized_layout
 
 
@@ -32,7 +32,7 @@ class Drain(wiring.Component):
         # a tile that ends is seen two cycles later; where the next ones may end before, their room is kept free
         self.kept_free = 0 if config.R > 2 else 2
         # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
-        self.tiles = 2 + self.kept_free + -(-(config.C + 14 + Requantizer.latency) // config.R)
+        self.tiles = 2 + self.kept_free + -(-(config.C + 15 + Requantizer.latency) // config.R)
         gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
         super().__init__(
             {
@@ -73,7 +73,10 @@ class Drain(wiring.Component):
             *[getattr(next_job.source.payload, n).eq(getattr(queued, n)) for n in ("hidden", "ends_hidden", "columns")],
             next_job.source.payload.base.eq(queued.batch_tile * c.max_H + queued.first_column),
         ]
-        job, queued_row = next_job.sink.payload, data.View(row_layout, rows.r_data)
+        # the queue may be a block memory, whose words come late in the cycle
+        m.submodules.next_row = next_row = ForwardRegister(row_layout)
+        wiring.connect(m, rows.r_stream, next_row.source)
+        job, queued_row = next_job.sink.payload, next_row.sink.payload
         tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
         # a row and what its job says of it
         placed_layout = data.StructLayout(
@@ -89,9 +92,9 @@ class Drain(wiring.Component):
         m.submodules.placed = placed = RegisterSlice(placed_layout)
         coming, row = placed.source.payload, placed.sink.payload
         m.d.comb += [
-            placed.source.valid.eq(rows.r_rdy & next_job.sink.valid),
-            rows.r_en.eq(placed.source.ready & next_job.sink.valid),
-            next_job.sink.ready.eq(placed.source.ready & rows.r_rdy & coming.last),
+            placed.source.valid.eq(next_row.sink.valid & next_job.sink.valid),
+            next_row.sink.ready.eq(placed.source.ready & next_job.sink.valid),
+            next_job.sink.ready.eq(placed.source.ready & next_row.sink.valid & coming.last),
             *[getattr(coming, n).eq(getattr(queued_row, n)) for n in row_layout.members],
             coming.hidden.eq(job.hidden),
             coming.exists.eq(index < job.columns),
@@ -121,9 +124,11 @@ class Drain(wiring.Component):
             self.hidden_write.payload.address.eq(row.address),
             self.hidden_write.payload.word.eq(row.lanes),
             self.hidden_done.eq(take & row.ends_hidden),
+            self.idle.eq(tiles_open == 0),
+        ]
+        m.d.sync += [
             self.saturated.valid.eq(take & row.exists),
             self.saturated.payload.eq(sum((row.saturated[n] for n in range(1, c.C)), start=row.saturated[0])),
-            self.idle.eq(tiles_open == 0),
         ]
         m.d.sync += tiles_open.eq(tiles_open + self.jobs.valid - (take & row.last))
         return m

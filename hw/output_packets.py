@@ -26,8 +26,9 @@ class OutputPackets(wiring.Component):
     """One packet a run (`start_run`) or a read command (`start_read`); sections follow each other in order.
 
     A run: for each step and batch tile its `statistics` words and its I `dx` vectors, then, if the run says so, the
-    state (asked for on `state_request`).  A read: the three sections of `groups`.  `result_done` pulses when the last
-    statistics or dx beat is taken, `done` when the packet is.  `in_state` is high during a state section.
+    state (asked for on `state_request`).  A read: the three sections of `groups`.  `result_done` pulses in the cycle
+    after the last statistics or dx beat is taken, `done` in that after the packet's last.  `in_state` is high during a
+    state section.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -91,8 +92,9 @@ class OutputPackets(wiring.Component):
         filling = Signal()
         m.d.comb += [
             filling.eq(word_valid & word_ready),
-            section_sent.eq(beat_valid & beat_ready & beat.last),
         ]
+        # a cycle later: until then no word of the next section goes in
+        m.d.sync += section_sent.eq(beat_valid & beat_ready & beat.last)
         with m.If(section_sent):
             m.d.sync += filled.eq(0)
         with m.Elif(filling & word_last):

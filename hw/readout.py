@@ -45,14 +45,14 @@ def group_layout(config: EngineConfig) -> data.StructLayout:
     )
 
 
-REQUANTIZE_STAGES = 4
-"""Registers between a word and its group: value, shift in two steps, rounding; the group saturates."""
+REQUANTIZE_STAGES = 5
+"""Registers between a word and its group: choice in two steps, shift in two, rounding; the group saturates."""
 
 
 class WeightGradientReadout(wiring.Component):
     """Reads (and, unless `keep`, clears) db, dW_ih and dW_hh in the order of docs/streams.md, or clears everything.
 
-    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 13 cycles to the
+    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 14 cycles to the
     first.  The stores bring what they have at `gradient_address` and `bias_address` after their fixed latencies, and
     no word stops on its way: it is asked for once its groups have room in the queue behind.  A word is
     cleared when its last group has been read.  `clear` takes one cycle an address of the larger store, and R more.
@@ -221,23 +221,31 @@ class WeightGradientReadout(wiring.Component):
         padded = [*[self.gradient_words[n] for n in range(c.R)]]
         padded += [Const(0, signed(width))] * (c.column_slots - c.R)
         fraction = c.formats.weight_grad.fraction
+        group_at, is_bias = stage(arrived.group, "group_stage1"), stage(is_bias, "is_bias_stage1")
+        bias_word = stage(self.bias_word, "bias_word_stage1")
         shift = stage(
             (Mux(is_bias, c.formats.bias_grad.fraction, fraction) - self.mode.fraction)[: (width + 16).bit_length()],
-            "shift_stage1",
+            "shift_stage2",
         )
         exact, short, flags = [], [], []
         for n in range(elements):
             choices = [padded[g * elements + n] for g in range(group_count)]
             value = Signal(signed(width), name=f"value_{n}")
-            m.d.comb += value.eq(Array(choices)[arrived.group] if group_count > 1 else choices[0])
+            # of two groups each, then of those
+            pairs = [choices[g : g + 2] for g in range(0, group_count, 2)]
+            chosen = [
+                stage(Mux(arrived.group[0], p[-1], p[0]) if group_count > 1 else p[0], f"value_{n}_pair{g}")
+                for g, p in enumerate(pairs)
+            ]
+            m.d.comb += value.eq(Array(chosen)[group_at >> 1] if len(chosen) > 1 else chosen[0])
             if n == 0:
                 with m.If(is_bias):
-                    m.d.comb += value.eq(self.bias_word)
-            taken = stage(value, f"value_{n}_stage1")
+                    m.d.comb += value.eq(bias_word)
+            taken = stage(value, f"value_{n}_stage2")
             requantized, overflow = self._requantize(taken, shift, stage, f"requantize_{n}")
             clipped = Signal(signed(SHORT_BITS), name=f"short_{n}")
             m.d.comb += clipped.eq(requantized)
-            for late in range(2, REQUANTIZE_STAGES + 1):
+            for late in range(3, REQUANTIZE_STAGES + 1):
                 taken = stage(taken, f"value_{n}_stage{late}")
             exact.append(Cat(taken, taken[-1].replicate(EXACT_BITS - width)))
             short.append(clipped)
@@ -256,7 +264,7 @@ class WeightGradientReadout(wiring.Component):
         return m
 
     def _requantize(self, value: Signal, shift: Signal, stage: Any, name: str) -> tuple[Value, Value]:
-        """Round half to even at a shift chosen at run time, then saturate to 32 bits: REQUANTIZE_STAGES - 1 stages."""
+        """Round half to even at a shift chosen at run time, then saturate to 32 bits: REQUANTIZE_STAGES - 2 stages."""
         width = len(value)
         doubled, coarse = value << 1, shift >> 3 << 3
         below = Cat(*[doubled[n] & (n < shift) for n in range(width + 1)])

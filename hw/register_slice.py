@@ -1,4 +1,4 @@
-"""Register slice: cuts every combinational path of a stream, at full throughput."""
+"""Registers in streams: slices that cut every combinational path, at full throughput, and what cuts one direction."""
 
 from __future__ import annotations
 
@@ -50,4 +50,26 @@ class RegisterSlice(wiring.Component):
             m.d.sync += spare.eq(source.payload)
         with m.If(self.clear):
             m.d.sync += [sink.valid.eq(0), spare_valid.eq(0)]
+        return m
+
+
+class ForwardRegister(wiring.Component):
+    """Passes a stream on, `latency` = 1 cycle, one payload a cycle; valid and payload come from registers.
+
+    `ready` passes through.  The payload has no choice to make on its way in, unlike a RegisterSlice's: for words that
+    come late in a cycle, as those of block memories do.
+    """
+
+    latency = 1
+
+    def __init__(self, shape: Any) -> None:
+        self.shape = shape
+        super().__init__({"source": In(stream.Signature(shape)), "sink": Out(stream.Signature(shape))})
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        payload = Signal(self.shape, reset_less=True)
+        m.d.comb += [self.source.ready.eq(~self.sink.valid | self.sink.ready), self.sink.payload.eq(payload)]
+        with m.If(self.source.ready):
+            m.d.sync += [self.sink.valid.eq(self.source.valid), payload.eq(self.source.payload)]
         return m

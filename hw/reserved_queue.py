@@ -10,7 +10,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.flow import Flow
-from hw.register_slice import RegisterSlice
+from hw.register_slice import ForwardRegister
 
 
 class ReservedQueue(wiring.Component):
@@ -18,12 +18,12 @@ class ReservedQueue(wiring.Component):
 
     So nothing inside the pipeline has to hold.  `reserve` keeps room for `each` payloads that will come on `source`,
     each `pipeline` cycles later at the earliest; it needs `room`, a register, which says that `at_once` payloads fit.
-    `latency` = 3 cycles from `source` to `sink`, where valid and payload come from registers; one payload a cycle, if
+    `latency` = 3 cycles from `source` to `sink`, whose valid and payload come from registers; one payload a cycle, if
     each payload comes at most `pipeline` + `at_once` cycles after its reservation.  `empty`: all that was reserved has
     left.
     """
 
-    latency = 2 + RegisterSlice.latency  # of a buffered queue, and of the slice
+    latency = 2 + ForwardRegister.latency  # of a buffered queue, and of the register behind
 
     def __init__(self, shape: Any, pipeline: int, each: int = 1, at_once: int | None = None) -> None:
         self.shape, self.each, self.at_once = shape, each, at_once or each
@@ -44,7 +44,7 @@ class ReservedQueue(wiring.Component):
         m = Module()
         m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(self.shape).width, depth=self.depth)
         # the queue may be a block memory, whose words come late in the cycle
-        m.submodules.out = out = RegisterSlice(self.shape)
+        m.submodules.out = out = ForwardRegister(self.shape)
         wiring.connect(m, queue.r_stream, out.source)
         wiring.connect(m, out.sink, wiring.flipped(self.sink))
         # counted a cycle later: `room` leaves out one reservation more

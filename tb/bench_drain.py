@@ -45,7 +45,8 @@ class Tiles:
 
     def done(self) -> bool:
         """All tiles have ended and left."""
-        return self.next == len(self.jobs) and bool(self.bench.dut.idle.value)
+        came = self.next == len(self.jobs) and not self.due and self.sums.done
+        return came and bool(self.bench.dut.idle.value)
 
     def step(self, cycle: int) -> None:
         """One clock edge: `ready` stays until a tile ends."""

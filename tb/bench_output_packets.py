@@ -78,7 +78,7 @@ async def run_packet(bench: Bench, state_out: bool, idle: str, stall: str) -> No
     await bench.run_for(1)
     bench.set(start_run=0)
     await finish(bench, beats, sections, pulses)
-    bench.scoreboard.equal("cycle of result_done", pulses.cycles["result_done"], [beats.cycles[result_beats - 1]])
+    bench.scoreboard.equal("cycle of result_done", pulses.cycles["result_done"], [beats.cycles[result_beats - 1] + 1])
     bench.scoreboard.equal("state is asked for", bool(pulses.cycles["in_state"]), state_out)
     _sample({"packet": "run with state" if state_out else "run", "I": fit(run["I"], c.R, tops(c)["I"])})
     _sample({"packet": "run with state" if state_out else "run", "stalled": stall != "none"})
@@ -91,7 +91,7 @@ async def finish(bench: Bench, beats: Any, sections: list[list[tuple[int, int]]]
     await bench.run_for(20)
     due = [{"data": b, "last": int(n == len(expected) - 1)} for n, b in enumerate(expected)]
     bench.scoreboard.sequence("beat", beats.values, due)
-    bench.scoreboard.equal("cycle of done", pulses.cycles["done"], [beats.cycles[-1]])
+    bench.scoreboard.equal("cycle of done", pulses.cycles["done"], [beats.cycles[-1] + 1])
 
 
 async def read_packet(bench: Bench, exact: bool, idle: str, stall: str) -> None:

@@ -15,7 +15,7 @@ from training.cycles import run_cycles
 
 Devices = Callable[[EngineConfig], Device]
 
-NEAR = 0.05
+NEAR = 0.03
 """Largest relative error where a batch tile takes hundreds of cycles, as in every real layer."""
 FAR = 0.30
 """The same where it takes tens, and latencies that the model leaves out count."""

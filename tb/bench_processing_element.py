@@ -144,7 +144,8 @@ async def tiles(bench: Bench) -> None:
 async def reset_in_the_middle(bench: Bench) -> None:
     """A reset in the middle of a tile: nothing is finished afterwards, and the next tiles are right."""
     cycles, _ = draw_tiles(bench, 3)
-    await play(bench, cycles[: len(cycles) // 2])
+    unfinished = {"control": _CONTROL.pack({"valid": 1}), "dz": 1, "weight": 1}
+    await play(bench, [*cycles[: len(cycles) // 2], *[unfinished] * 3])
     await bench.reset()
     bench.scoreboard.equal("finished after the reset", sum((await play(bench, [{}] * 5))["done"]), 0)
     cycles, results = draw_tiles(bench, 10)

@@ -6,7 +6,7 @@ from hw.reserved_queue import ReservedQueue
 from tb.coverage import cover
 from tb.environment import Bench, test
 from tb.harness import QueuedPipeline
-from tb.stream import PATTERNS
+from tb.stream import PATTERNS, Sink, Source
 
 _sample = cover("reserved_queue", {"idle": PATTERNS, "stall": PATTERNS}, [("idle", "stall")])
 
@@ -20,9 +20,17 @@ async def passes(bench: Bench) -> None:
             bench.fresh()
             source, sink = bench.source("source", width, idle), bench.sink("sink", width, stall)
             words = [bench.rng.getrandbits(width) for _ in range(100)]
+            early: list[int] = []  # cycles in which it was called empty while something was inside
+
+            def watch(cycle: int, early: list[int] = early, source: Source = source, sink: Sink = sink) -> None:
+                if bench.dut.empty.value and len(source.sent) > len(sink):
+                    early.append(cycle)
+
+            bench.steps.insert(0, watch)
             source.send(words)
             await bench.came(sink, len(words))
             await bench.run_for(3)
+            bench.scoreboard.equal("empty too early", early, [])
             bench.scoreboard.sequence("word", sink.values, words)
             bench.scoreboard.equal("empty at the end", bench.get("empty"), 1)
             if stall == "none":

@@ -34,6 +34,9 @@ ODD = EngineConfig(
 )
 """No power of two anywhere, two bitmap words, formats of different widths, and room for 127 terms only."""
 
+TALL = EngineConfig(name="tall", R=64, C=1, max_H=5, max_I=3, max_B=2, max_T=3)
+"""More rows than any size has columns: what goes from row to row of the array takes longest beside the rest."""
+
 
 def check(result: BenchResult, coverage: float) -> None:
     """The bench passed, and has seen what it should."""
@@ -47,7 +50,7 @@ def test_tiny(block: str) -> None:
     check(run_bench(block, preset("tiny")), coverage=95)
 
 
-@pytest.mark.parametrize("config", [BATCH_ONE, ODD], ids=lambda c: c.name)
+@pytest.mark.parametrize("config", [BATCH_ONE, ODD, TALL], ids=lambda c: c.name)
 def test_engine_of_another_shape(config: EngineConfig) -> None:
     check(run_bench("engine", config), coverage=90)
 

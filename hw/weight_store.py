@@ -40,6 +40,9 @@ class WeightStore(wiring.Component):
         c = self.config
         address = self.address
         for j in range(c.R):
+            if j:
+                before, address = address, Signal(range(c.weight_words), name=f"address_{j}", reset_less=True)
+                m.d.sync += address.eq(before)
             m.submodules[f"row_{j}"] = memory = BlockMemory(c.formats.weight.width, c.weight_words)
             word = Signal(signed(c.formats.weight.width), name=f"word_{j}", reset_less=True)
             m.d.comb += [
@@ -52,7 +55,4 @@ class WeightStore(wiring.Component):
                 self.words[j].eq(word),
             ]
             m.d.sync += word.eq(memory.read_data)
-            before, address = address, Signal(range(c.weight_words), name=f"address_{j + 1}", reset_less=True)
-            if j < c.R - 1:
-                m.d.sync += address.eq(before)
         return m

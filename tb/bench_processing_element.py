@@ -91,24 +91,10 @@ def draw_tiles(bench: Bench, count: int) -> tuple[list[dict[str, Any]], list[tup
 
 async def play(bench: Bench, cycles: list[dict[str, Any]]) -> dict[str, list[int]]:
     """Apply the inputs, a cycle each, and return all outputs by cycle."""
-    latency = ProcessingElement.latency
-    dut, edge = bench.dut, bench.dut.clk.rising_edge
-    names = ("total", "finished", "done", "control_out", "weight_out", "dz_out")
-    out: dict[str, list[int]] = {name: [] for name in names}
-    padded = cycles + [{}] * (latency + 2)
-    for n, now in enumerate(padded):
-        dut.control.value = now.get("control", 0)
-        dut.weight.value = now.get("weight", 0)
-        dut.dz.value = now.get("dz", 0)
-        dut.input.value = now.get("input", 0)
-        dut.input_load.value = now.get("input_load", 0)
-        late = padded[n - 2] if n >= 2 else {}
-        dut.partial_sum.value = late.get("old", 0)
-        await edge
-        for name, values in out.items():
-            values.append(int(getattr(dut, name).value))
-    bench.cycle += len(padded)
-    return out
+    padded = cycles + [{}] * (ProcessingElement.latency + 2)
+    ports = {n: [now.get(n, 0) for now in padded] for n in ("control", "weight", "dz", "input", "input_load")}
+    ports["partial_sum"] = [0, 0, *[now.get("old", 0) for now in padded[:-2]]]
+    return await bench.play(ports, "total", "finished", "done", "control_out", "weight_out", "dz_out")
 
 
 def check(bench: Bench, cycles: list[dict[str, Any]], results: list[tuple[int, int, bool]], out: Any) -> None:

@@ -138,12 +138,14 @@ class Bench:
 
     async def play(self, inputs: Mapping[str, Sequence[int]], *outputs: str) -> dict[str, list[int]]:
         """Drive plain inputs with a value a cycle; what plain outputs were in the same cycles."""
+        driven = [getattr(self.dut, name) for name in inputs]
         handles = {name: getattr(self.dut, name) for name in outputs}
         came: dict[str, list[int]] = {name: [] for name in outputs}
         edge = self.dut.clk.rising_edge
         await edge
         for values in zip(*inputs.values(), strict=True):
-            self.set(**dict(zip(inputs, values, strict=True)))
+            for port, value in zip(driven, values, strict=True):
+                port.value = value
             await edge
             for name, handle in handles.items():
                 came[name].append(int(handle.value))

@@ -56,9 +56,9 @@ class ArraySequencer(wiring.Component):
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
         meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
 
-        # the column bitmap's stall reaches the states from a register
-        m.submodules.column_request = request = RegisterSlice(columns.request.payload.shape())
-        wiring.connect(m, request.sink, columns.request)
+        # the compactor's stall ends at a register: it reaches neither the memory nor the states within a cycle
+        m.submodules.column = column = RegisterSlice(1)
+        wiring.connect(m, columns.word, column.source)
 
         step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
         # both count the tiles; they end apart
@@ -72,9 +72,9 @@ class ArraySequencer(wiring.Component):
         m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
         job = meta_in.job
         m.d.comb += [
-            issue.eq(offer & request.source.ready & meta_fifo.w_rdy),
-            request.source.valid.eq(issue),
-            request.source.payload.eq(step * c.tiles + job.tile),
+            issue.eq(offer & columns.request.ready & meta_fifo.w_rdy),
+            columns.request.valid.eq(issue),
+            columns.request.payload.eq(step * c.tiles + job.tile),
             meta_fifo.w_en.eq(issue),
             meta_fifo.w_data.eq(meta_in),
             job.gradient.eq(gradient),
@@ -137,17 +137,17 @@ class ArraySequencer(wiring.Component):
         with m.If(self.jobs.valid & self.jobs.ready):
             m.d.sync += fenced.eq(meta.job.gradient)
         m.d.comb += [
-            kept.eq(columns.word.payload | ~run.column_mask),
+            kept.eq(column.sink.payload | ~run.column_mask),
             skip.eq(meta.job.gradient & ~meta.job.ends_step & (~kept | ~meta.any_row)),
-            offered.eq(meta_fifo.r_rdy & columns.word.valid & ~skip),
+            offered.eq(meta_fifo.r_rdy & column.sink.valid & ~skip),
             self.jobs.valid.eq(offered & (self.input_jobs.ready | ~meta.job.gradient)),
             self.input_jobs.valid.eq(offered & meta.job.gradient & self.jobs.ready),
             self.input_jobs.payload.eq(self.jobs.payload),
             self.jobs.payload.eq(meta.job),
             self.jobs.payload.kept.eq(kept),
             self.jobs.payload.fence.eq(meta.job.gradient & ~fenced),
-            taken.eq((self.jobs.valid & self.jobs.ready) | (meta_fifo.r_rdy & columns.word.valid & skip)),
+            taken.eq((self.jobs.valid & self.jobs.ready) | (meta_fifo.r_rdy & column.sink.valid & skip)),
             meta_fifo.r_en.eq(taken),
-            columns.word.ready.eq(taken),
+            column.sink.ready.eq(taken),
         ]
         return m

@@ -128,9 +128,10 @@ class Controller(wiring.Component):
                 m.next = "FAULT"
 
         m.d.sync += rested.eq(Cat(idle, rested[:-1]))
-        with m.If(idle):  # whether or not a run starts: that is known late in the cycle
+        with m.If(idle):  # whether or not a run or a read starts: that is known late in the cycle
             m.d.sync += [
                 *[getattr(run, n).eq(self._field("MODE", n)) for n in MODES],
+                *[self.reading[n].eq(self._field("READ_MODE", n)) for n in ("exact", "keep", "fraction")],
                 run.tau.eq(self.tau),
             ]
         with m.FSM(init="CLEAR"):
@@ -158,8 +159,6 @@ class Controller(wiring.Component):
                     m.d.sync += pending["read"].eq(0)
                     m.d.comb += refused.eq(no_read)
                     with m.If(no_read == ErrorCode.NONE):
-                        for name in ("exact", "keep", "fraction"):
-                            m.d.sync += self.reading[name].eq(self._field("READ_MODE", name))
                         m.next = "START_READ"
                 with m.Elif(pending["clear"]):
                     m.d.sync += pending["clear"].eq(0)

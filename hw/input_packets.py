@@ -40,8 +40,9 @@ class Target(IntEnum):
 class InputPackets(wiring.Component):
     """Takes packets, checks kind and length, and hands their contents to the stores or to the gate sequencer.
 
-    One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle); a word is complete
-    `latency` = 2 cycles after its last beat is taken.  `running` tells
+    One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle), and a cycle more
+    for a beat that a section leaves unfilled.  A word is complete `latency` = 2 cycles after its last piece is taken.
+    `running` tells
     that a run is active: a tape waits for it, other kinds are refused during it; so is every packet while
     `sizes_bad`.  A bad packet gives `error` for one cycle and is thrown away to its end, as is all that follows until
     `clear` (soft reset), which also forgets what was begun; with `resync` the next beat is a header.  `open` is high
@@ -111,26 +112,31 @@ class InputPackets(wiring.Component):
 
         # the packet at hand
         in_body, offered, accepted = Signal(), Signal(), Signal()
+        # what lets a beat go comes from registers: it goes with its last piece, or, if that was not known ahead, then
+        goes, leaves = Signal(), Signal()
         complete, part_end, word_end = Signal(), Signal(), Signal(init=1)
         last_index, next_single = Signal.like(piece.index), Signal()  # next_single: the next word is one beat or less
-        section_end, packet_end, bad_length = Signal(), Signal(), Signal()
+        section_end, packet_end, wrong_end, bad_length = Signal(), Signal(), Signal(), Signal()
         beat = self.beats.payload
         m.d.comb += [
-            offered.eq(self.beats.valid & in_body),
+            self.beats.ready.eq(leaves | (goes & pieces.source.ready)),
+            offered.eq(self.beats.valid & in_body & ~leaves),
             accepted.eq(offered & pieces.source.ready),
             pieces.source.valid.eq(offered),
             piece.complete.eq(complete),
             # a section's last word ends its beat: the next section begins on a beat boundary
-            bad_length.eq(
+            wrong_end.eq(
                 accepted
                 & Mux(complete & packet_end, ~beat.last, beat.last & (~complete | section_end | (part_end & word_end)))
             ),
         ]
+        # a cycle later: what is taken meanwhile does no harm, as only a soft reset leads out
+        m.d.sync += [bad_length.eq(wrong_end & ~self.clear), leaves.eq(0)]
         fault = Signal(Shape.cast(ErrorCode))
         m.d.sync += [self.error.valid.eq(fault != ErrorCode.NONE), self.error.payload.eq(fault)]
 
         kind, open_ = Signal(PacketKind), Signal()
-        sent, still_open = Signal(), Signal()
+        sent, still_open, header = Signal(), Signal(), Signal()
         is_tape, known = Signal(), Signal()
         m.d.comb += [
             sent.eq(self.beats.valid & self.beats.ready),
@@ -173,8 +179,12 @@ class InputPackets(wiring.Component):
 
         last_tile = in_hidden & h_tile.at_end
 
-        def body(state: str, target: Any, address: Any) -> None:
-            """What all states with contents have in common."""
+        def goes_first(state: str) -> bool:
+            """Whether a beat goes with its first piece; the last of a word of column masks stays for all its bits."""
+            return beats_of_word[state] > 1 or (words_of_beat[state] == 1 and state != "COLUMNS")
+
+        def body(state: str, target: Any, address: Any) -> Value:
+            """What all states with contents have in common; the result is high when a word is complete."""
             parts = [beat.data[n * widths[state] : (n + 1) * widths[state]] for n in range(words_of_beat[state])]
             m.d.comb += [
                 in_body.eq(1),
@@ -184,16 +194,28 @@ class InputPackets(wiring.Component):
                 last_index.eq(beats_of_word[state] - 1),
                 next_single.eq(beats_of_word[state] == 1),
                 part_end.eq(part == words_of_beat[state] - 1),
-                self.beats.ready.eq(pieces.source.ready & (~complete | (word_end & (part_end | section_end)))),
             ]
+            taken = self.beats.valid & ~leaves & pieces.source.ready
+            if state == "COLUMNS":
+                with m.If(taken & complete & word_end):
+                    m.d.sync += [leaves.eq(part_end | section_end), goes.eq(goes_first(state))]
+                with m.Elif(taken & ~complete):
+                    m.d.sync += goes.eq(index + 1 != last_index)
+            elif not goes_first(state):
+                with m.If(taken):
+                    m.d.sync += [leaves.eq(section_end & ~goes), goes.eq(part == words_of_beat[state] - 2)]
+            return taken & complete
 
-        def leave() -> None:
+        def leave(over: Any = 0) -> None:
             """Ends of a state that override its own: packet over, packet bad, soft reset."""
-            with m.If(accepted & complete & packet_end):
+            with m.If(over):
+                m.d.sync += goes.eq(0)
                 m.next = "HEADER"
             with m.If(bad_length):
+                m.d.sync += goes.eq(0)
                 m.next = "DISCARD"
             with m.If(self.clear):
+                m.d.sync += [goes.eq(0), leaves.eq(0)]
                 m.next = "HEADER"
                 with m.If(still_open & ~self.resync):
                     m.next = "RESYNC"
@@ -211,13 +233,14 @@ class InputPackets(wiring.Component):
                 ]
                 for each in loops:
                     each.clear()
-                with m.If(self.beats.valid):
+                with m.If(self.beats.valid & ~leaves):
                     m.next = "KIND"
                 leave()
             with m.State("KIND"):  # takes the header, now that registers know its kind, when that kind may come
-                m.d.comb += self.beats.ready.eq(self.sizes_ready & (self.running | ~is_tape | ~known))
+                m.d.comb += header.eq(leaves)
                 m.d.sync += weight_base.eq(first_weight)
-                with m.If(sent):
+                m.d.sync += leaves.eq(~leaves & self.sizes_ready & (self.running | ~is_tape | ~known))
+                with m.If(leaves):
                     with m.If(~known | (self.running & ~is_tape)):
                         m.d.comb += fault.eq(ErrorCode.PACKET_KIND)
                         m.next = "DISCARD"
@@ -238,13 +261,15 @@ class InputPackets(wiring.Component):
                             ):
                                 with m.Case(*kinds):
                                     m.d.sync += complete.eq(beats_of_word[state] == 1)
+                                    m.d.sync += goes.eq(goes_first(state))
                                     m.next = state
                 leave()
             with m.State("WEIGHTS"):  # 4H rows of column vectors
                 end_tile = Mux(kind == PacketKind.WEIGHT_X, x_tile.at_end, h_tile.at_end)
-                body("WEIGHTS", Target.WEIGHTS, weight_base + Cat(gate, unit.value))
-                m.d.comb += [section_end.eq(end_tile & unit.at_end & (gate == 3)), packet_end.eq(section_end)]
-                with m.If(accepted & complete):
+                ends = end_tile & unit.at_end & (gate == 3)
+                done = body("WEIGHTS", Target.WEIGHTS, weight_base + Cat(gate, unit.value))
+                m.d.comb += [section_end.eq(ends), packet_end.eq(ends)]
+                with m.If(done):
                     m.d.sync += weight_base.eq(weight_base + c.gate_rows)
                     x_tile.advance()
                     h_tile.advance()
@@ -253,109 +278,111 @@ class InputPackets(wiring.Component):
                         unit.advance()
                         with m.If(unit.at_end):
                             m.d.sync += gate.eq(gate + 1)
-                leave()
+                leave(done & ends)
             with m.State("BLOCKS"):  # a bitmap of the gate rows a tile
-                body("BLOCKS", Target.BLOCKS, block_base + word_index.value)
-                m.d.comb += [section_end.eq(word_index.at_end & last_tile), packet_end.eq(section_end)]
-                with m.If(accepted & complete):
+                ends = word_index.at_end & last_tile
+                m.d.comb += [section_end.eq(ends), packet_end.eq(ends)]
+                done = body("BLOCKS", Target.BLOCKS, block_base + word_index.value)
+                with m.If(done):
                     word_index.advance()
                     with m.If(word_index.at_end):
                         m.d.sync += block_base.eq(block_base + c.bitmap_words)
                         with m.If(~in_hidden & x_tile.at_end):
                             m.d.sync += block_base.eq(c.x_tiles * c.bitmap_words)
                         next_tile()
-                leave()
+                leave(done & ends)
             with m.State("COLUMNS"):  # a bitmap of the tiles a step, handed on bit by bit
                 tile = Mux(in_hidden, h_tile.value + c.x_tiles, x_tile.value)
-                body("COLUMNS", Target.COLUMNS, column_base + tile)
+                ends = last_tile & step.at_end
                 m.d.comb += [
                     # a word stays where it is until its last bit
                     word_end.eq(last_tile | (bit == BITMAP_WORD - 1)),
-                    section_end.eq(last_tile & step.at_end),
-                    packet_end.eq(section_end),
+                    section_end.eq(ends),
+                    packet_end.eq(ends),
                 ]
-                with m.If(accepted & complete):
+                done = body("COLUMNS", Target.COLUMNS, column_base + tile)
+                with m.If(done):
                     m.d.sync += bit.eq(Mux(last_tile, 0, bit + 1))
                     next_tile()
                     with m.If(last_tile):
                         m.d.sync += column_base.eq(column_base + c.tiles)
                         step.advance()
-                leave()
+                leave(done & ends)
             with m.State("SEEDS"):  # dh, dc of each hidden unit of each batch tile
-                body("SEEDS", Mux(second, Target.CELL, Target.HIDDEN), state_base + unit.value)
-                m.d.comb += [
-                    section_end.eq(second & unit.at_end & batch_tile.at_end),
-                    packet_end.eq(section_end),
-                ]
-                with m.If(accepted & complete):
+                ends = second & unit.at_end & batch_tile.at_end
+                done = body("SEEDS", Mux(second, Target.CELL, Target.HIDDEN), state_base + unit.value)
+                m.d.comb += [section_end.eq(ends), packet_end.eq(ends)]
+                with m.If(done):
                     m.d.sync += second.eq(~second)
                     with m.If(second):
                         unit.advance()
                         with m.If(unit.at_end):
                             m.d.sync += state_base.eq(state_base + c.max_H)
                             batch_tile.advance()
-                leave()
+                leave(done & ends)
             with m.State("GATES"):  # records of a batch tile
-                body("GATES", Target.RECORDS, 0)
+                done = body("GATES", Target.RECORDS, 0)
                 m.d.comb += section_end.eq(unit.at_end)
-                with m.If(section_end):
+                with m.If(unit.at_end):
                     m.d.comb += next_single.eq(beats_of_word["X"] == 1)
-                with m.If(accepted & complete):
+                with m.If(done):
                     unit.advance()
-                    with m.If(section_end):
+                    with m.If(unit.at_end):
+                        m.d.sync += goes.eq(goes_first("X"))
                         m.next = "X"
                 leave()
             with m.State("X"):  # inputs of a batch tile
-                body("X", Target.X, 0)
-                m.d.comb += [
-                    section_end.eq(column.at_end),
-                    packet_end.eq(column.at_end & batch_tile.at_end & step.at_end),
-                ]
-                with m.If(section_end):
+                ends = column.at_end & batch_tile.at_end & step.at_end
+                done = body("X", Target.X, 0)
+                m.d.comb += [section_end.eq(column.at_end), packet_end.eq(ends)]
+                with m.If(column.at_end):
                     m.d.comb += next_single.eq(beats_of_word["GATES"] == 1)
-                with m.If(accepted & complete):
+                with m.If(done):
                     column.advance()
-                    with m.If(section_end):
+                    with m.If(column.at_end):
                         batch_tile.advance()
                         with m.If(batch_tile.at_end):
                             step.advance()
+                        m.d.sync += goes.eq(goes_first("GATES"))
                         m.next = "GATES"
-                leave()
+                leave(done & ends)
             with m.State("DISCARD"):  # after a fault, until the soft reset
-                m.d.comb += self.beats.ready.eq(1)
+                m.d.sync += leaves.eq(1)
                 leave()
             with m.State("RESYNC"):  # after a soft reset, to the end of the packet that was open
-                m.d.comb += self.beats.ready.eq(1)
+                m.d.sync += leaves.eq(1)
                 with m.If(sent & beat.last):
+                    m.d.sync += leaves.eq(0)
                     m.next = "HEADER"
                 leave()
         with m.If(bad_length):
             m.d.comb += fault.eq(ErrorCode.PACKET_LENGTH)
 
         loads = reduce(or_, (fsm.ongoing(s) for s in ("WEIGHTS", "BLOCKS", "COLUMNS", "SEEDS")))
-        m.d.comb += self.loading.eq(loads | self._words(m, pieces, max(widths.values())))
+        # also as it begins, so that no run does in that cycle
+        m.d.comb += self.loading.eq(loads | (header & ~is_tape) | self._words(m, pieces, max(widths.values())))
         return m
 
     def _words(self, m: Module, pieces: RegisterSlice, width: int) -> Value:
         """Words from their pieces, to where they belong; the result is high while one for a store is on its way."""
         c, e = self.config, self.config.formats.element_bits
         piece, word = pieces.sink.payload, Signal(max(width, c.stream_width), reset_less=True)
-        layout = data.StructLayout({n: piece.shape().members[n] for n in ("target", "address", "bit")})
-        valid, tag = Signal(), Signal(layout, reset_less=True)
-        taken = Signal()
-        of_tape = [(t == Target.RECORDS) | (t == Target.X) for t in (piece.target, tag.target)]
-        m.d.comb += [
-            taken.eq(~of_tape[1] | Mux(tag.target == Target.X, self.x.ready, self.records.ready)),
-            pieces.sink.ready.eq(~valid | taken),
-        ]
+        layout = data.StructLayout({n: piece.shape().members[n] for n in ("address", "bit")})
+        tag = Signal(layout, reset_less=True)
+        # a word for each target at most, and one for all of them
+        valid = {target: Signal(name=f"valid_{target.name.lower()}") for target in Target}
+        tape = {Target.RECORDS: self.records, Target.X: self.x}
+        m.d.comb += pieces.sink.ready.eq(~reduce(or_, (valid[t] & ~port.ready for t, port in tape.items())))
         with m.If(pieces.sink.ready):
-            m.d.sync += [valid.eq(pieces.sink.valid & piece.complete), *[tag[n].eq(piece[n]) for n in layout.members]]
+            m.d.sync += [tag[n].eq(piece[n]) for n in layout.members]
+            for target, of_target in valid.items():
+                m.d.sync += of_target.eq(pieces.sink.valid & piece.complete & (piece.target == target))
         for n in range(len(word) // c.stream_width):
             # only a word's first piece may have to wait for the word before
             with m.If((piece.index == n) & (pieces.sink.ready if n == 0 else 1)):
                 m.d.sync += word[n * c.stream_width : (n + 1) * c.stream_width].eq(piece.data)
         with m.If(self.clear):
-            m.d.sync += valid.eq(0)
+            m.d.sync += [v.eq(0) for v in valid.values()]
 
         def elements(count: int, width: int, start: int = 0) -> list[Value]:
             return [word[n * e : n * e + width].as_signed() for n in range(start, start + count)]
@@ -368,18 +395,18 @@ class InputPackets(wiring.Component):
             Target.CELL: (self.cell_write, elements(c.C, c.formats.gradient.width)),
         }
         for target, (port, contents) in ports.items():
-            m.d.comb += [port.valid.eq(valid & (tag.target == target)), port.payload.address.eq(tag.address)]
+            m.d.comb += [port.valid.eq(valid[target]), port.payload.address.eq(tag.address)]
             if isinstance(contents, list):
                 m.d.comb += [port.payload.word[n].eq(v) for n, v in enumerate(contents)]
             else:
                 m.d.comb += port.payload.word.eq(contents)
         m.d.comb += [
-            self.records.valid.eq(valid & (tag.target == Target.RECORDS)),
-            self.x.valid.eq(valid & (tag.target == Target.X)),
+            *[port.valid.eq(valid[target]) for target, port in tape.items()],
             *[self.x.payload[n].eq(v) for n, v in enumerate(elements(c.C, c.formats.input.width))],
         ]
         for v, name in enumerate(self.record_layout.members):
             lanes = self.records.payload[name]
             for n, value in enumerate(elements(c.C, len(lanes[0]), v * c.lane_slots)):
                 m.d.comb += lanes[n].eq(value)
-        return (pieces.sink.valid & ~of_tape[0]) | (valid & ~of_tape[1])
+        of_tape = reduce(or_, (piece.target == target for target in tape))
+        return (pieces.sink.valid & ~of_tape) | reduce(or_, (valid[target] for target in ports))

@@ -78,10 +78,13 @@ class RowBitmapBuilder(wiring.Component):
             self.bias_rows.payload.word.eq(payload.rows),
             self.bitmap_write.payload.address.eq(Mux(slot, c.bitmap_words, 0) + word_index),
             self.bitmap_write.payload.word.eq(next_word),
-            self.rows_kept.eq(sum(rows[1:], start=rows[0])),
-            self.elements_kept.eq(sum(elements[1:], start=elements[0])),
             self.sieve_saturated.payload.eq(payload.saturated),
             next_word.eq(word),
+        ]
+        # settled before `done`, which comes behind four words of counts
+        m.d.sync += [
+            self.rows_kept.eq(sum(rows[1:], start=rows[0])),
+            self.elements_kept.eq(sum(elements[1:], start=elements[0])),
         ]
         for n in range(word_groups):
             with m.If(in_word.value == n):
@@ -107,8 +110,9 @@ class RowBitmapBuilder(wiring.Component):
                 m.d.comb += [
                     self.statistics.valid.eq(self.sieved.valid & send),
                     self.statistics.payload.eq(next_word),
-                    take.eq(self.sieved.valid & (~send | self.statistics.ready)),
-                    self.sieved.ready.eq(~send | self.statistics.ready),
+                    # also for rows that end no word: fewer signals decide
+                    take.eq(self.sieved.valid & self.statistics.ready),
+                    self.sieved.ready.eq(self.statistics.ready),
                     self.row_write.valid.eq(take),
                     self.bias_rows.valid.eq(take),
                     self.sieve_saturated.valid.eq(take),

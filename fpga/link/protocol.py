@@ -44,6 +44,8 @@ READS_MAX = PAYLOAD_MAX // READ_ANSWER - 1
 
 HELLO_ANSWER = struct.Struct("<BBHHHBxI")
 """Version, window, longest payload, sizes of input and output FIFO, bytes of a beat, nonce."""
+NONCE_BYTES = 4
+"""Of a HELLO, at the end of its answer."""
 
 
 class Kind(IntEnum):

@@ -11,6 +11,7 @@ from typing import Protocol
 from fpga.errors import DeviceError
 from fpga.link.protocol import (
     HELLO_ANSWER,
+    NONCE_BYTES,
     VERSION,
     FrameReader,
     Kind,
@@ -98,7 +99,7 @@ class Session:
         self.port, self.name, self.baud, self.silence, self.clock = port, name, baud, silence, clock
         self.statistics = Statistics()
         self.alive = False
-        self._nonce = int.from_bytes(os.urandom(4), "little")
+        self._nonce = int.from_bytes(os.urandom(NONCE_BYTES), "little")
         self._pace = self._least_pace = BITS_A_BYTE / baud
         self._forget()
 
@@ -118,7 +119,7 @@ class Session:
         self._forget()
         self._nonce = (self._nonce + 1) & 0xFFFFFFFF
         self._id = self._nonce & 0xFF
-        hello = request(self._id, HELLO_SEQUENCE, Kind.HELLO, self._nonce.to_bytes(4, "little"))
+        hello = request(self._id, HELLO_SEQUENCE, Kind.HELLO, self._nonce.to_bytes(NONCE_BYTES, "little"))
         start, came = self.clock(), self.statistics.bytes_received
         retry_at = start
         while self.clock() - start < self.silence:

@@ -229,7 +229,8 @@ class Core(wiring.Component):
         ):
             m.d.sync += [
                 store.valid.eq(seed.valid | write.valid),
-                store.payload.eq(Mux(write.valid, write.payload.as_value(), seed.payload.as_value())),
+                # never both; a seed's valid is early in the cycle
+                store.payload.eq(Mux(seed.valid, seed.payload.as_value(), write.payload.as_value())),
             ]
         m.submodules.state_request = state_request = RegisterSlice(state.request.payload.shape())
         join(state_request.sink, state.request)

@@ -17,6 +17,9 @@ from hw.memory import write_layout
 from hw.register_slice import ForwardRegister, RegisterSlice
 from hw.requantizer import Requantizer, requantized_layout
 
+JOB_DELAY = 1
+"""Cycles from the end of a tile to its announcement."""
+
 
 class Drain(wiring.Component):
     """Requantizes the rows of each error tile and sends them where they belong, one row of C lanes a cycle.
@@ -29,7 +32,7 @@ class Drain(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        # a tile that ends is seen two cycles later; where the next ones may end before, their room is kept free
+        # a tile is announced a cycle after its end, and seen two later; room for those that may end before is kept free
         self.kept_free = 0 if config.R > 2 else 2
         # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
         self.tiles = 2 + self.kept_free + -(-(config.C + 15 + Requantizer.latency) // config.R)
@@ -107,14 +110,18 @@ class Drain(wiring.Component):
 
         take = Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
-        # both conditions come from registers; room that a tile leaves is seen a cycle later
-        spaced, room = Signal(init=1), Signal(init=1)
-        m.d.comb += self.ready.eq(spaced & room)
-        m.d.sync += room.eq(tiles_open < self.tiles - self.kept_free)
+        # a register says so; room that a tile leaves is seen a cycle later
+        spaced, next_spaced = Signal(init=1), Signal()
+        m.d.comb += next_spaced.eq(spaced | (spacing == 1))
         with m.If(self.jobs.valid):
-            m.d.sync += [spacing.eq(c.R - 1), spaced.eq(c.R == 1)]
+            m.d.comb += next_spaced.eq(c.R <= JOB_DELAY + 1)
+            m.d.sync += spacing.eq(max(c.R - 1 - JOB_DELAY, 0))
         with m.Elif(~spaced):
-            m.d.sync += [spacing.eq(spacing - 1), spaced.eq(spacing == 1)]
+            m.d.sync += spacing.eq(spacing - 1)
+        m.d.sync += [
+            spaced.eq(next_spaced),
+            self.ready.eq(next_spaced & (tiles_open < self.tiles - self.kept_free)),
+        ]
         m.d.comb += [
             self.dx.valid.eq(placed.sink.valid & ~row.hidden & row.exists),
             self.dx.payload.eq(row.lanes),

@@ -37,7 +37,8 @@ class OperandFetch(wiring.Component):
     `inputs_loaded`, the last one of an error job for `drain_ready`, and then it announces its tile on `drain_jobs`; a
     job with `fence` until all older dW words are written back.  `inputs_taken` comes a cycle before the first operand
     of a gradient job, and STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` = 5 cycles from an
-    index to its operand.
+    index to its operand.  `drain_jobs`, and what is counted (`busy`, `streamed`, `macs` and the stalls), come a cycle
+    behind the index.
     """
 
     latency = 5
@@ -129,24 +130,35 @@ class OperandFetch(wiring.Component):
         valid = [Signal(name=f"valid_stage{n + 1}") for n in range(STORE_LATENCY)]
         in_array = Signal(range(gradient_latency(c) + STORE_LATENCY + 2))
         array_empty = Signal(init=1)
-        starting, issue = Signal(), Signal()  # starting: inputs that are loaded belong to a job on its way
+        issue, no_inputs, no_room, behind = Signal(), Signal(), Signal(), Signal()
+        # what the indices before did, from registers: the inputs that are loaded may belong to a job on its way, ...
+        starts = Signal(STORE_LATENCY)
+        # ... a gradient index not be counted in the array yet, and the drain not know of a tile that has just ended
+        to_array = Signal()
+        just_ended = self.drain_jobs.valid if c.R > 1 else 0
         m.d.comb += [
-            starting.eq(reduce(or_, (v & s.gradient & s.first for v, s in zip(valid, stages, strict=True)))),
-            self.stall_input.eq(waiting & ask.starts_gradient & ~(self.inputs_loaded & ~starting)),
-            self.stall_drain.eq(waiting & ask.ends_error & ~self.drain_ready),
-            issue.eq(waiting & ~self.stall_input & ~self.stall_drain & ~(ask.fenced & ~array_empty)),
+            no_inputs.eq(ask.starts_gradient & ~(self.inputs_loaded & ~starts.any())),
+            no_room.eq(ask.ends_error & ~(self.drain_ready & ~just_ended)),
+            behind.eq(ask.fenced & ~(array_empty & ~to_array)),
+            issue.eq(waiting & ~no_inputs & ~no_room & ~behind),
             asked.sink.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
             self.row_request.payload.eq(ask.row),
+        ]
+        m.d.sync += [
+            starts.eq(Cat(issue & ask.starts_gradient, starts[:-1])),
+            to_array.eq(issue & job.gradient),
             self.drain_jobs.valid.eq(issue & ask.ends_error),
             self.drain_jobs.payload.eq(job),
             self.busy.eq(issue),
             self.streamed.eq(issue & ~index.empty),
             self.macs.eq(ask.macs),
+            self.stall_input.eq(waiting & no_inputs),
+            self.stall_drain.eq(waiting & no_room),
         ]
         next_in_array = Signal.like(in_array)
         returning = Signal()
-        m.d.comb += next_in_array.eq(in_array + (issue & job.gradient) - returning)
+        m.d.comb += next_in_array.eq(in_array + to_array - returning)
         m.d.sync += [in_array.eq(next_in_array), array_empty.eq(next_in_array == 0)]
 
         # on the way through the stores

@@ -10,7 +10,7 @@ from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
 from hw.flow import Flow
-from hw.register_slice import ForwardRegister
+from hw.register_slice import ForwardRegister, RegisterSlice
 
 
 class ReservedQueue(wiring.Component):
@@ -18,12 +18,12 @@ class ReservedQueue(wiring.Component):
 
     So nothing inside the pipeline has to hold.  `reserve` keeps room for `each` payloads that will come on `source`,
     each `pipeline` cycles later at the earliest; it needs `room`, a register, which says that `at_once` payloads fit.
-    `latency` = 3 cycles from `source` to `sink`, whose valid and payload come from registers; one payload a cycle, if
+    `latency` = 4 cycles from `source` to `sink`, whose valid and payload come from registers; one payload a cycle, if
     each payload comes at most `pipeline` + `at_once` cycles after its reservation.  `empty`: all that was reserved has
     left.
     """
 
-    latency = 2 + ForwardRegister.latency  # of a buffered queue, and of the register behind
+    latency = 2 + ForwardRegister.latency + RegisterSlice.latency  # of a buffered queue, and of what is behind
 
     def __init__(self, shape: Any, pipeline: int, each: int = 1, at_once: int | None = None) -> None:
         self.shape, self.each, self.at_once = shape, each, at_once or each
@@ -43,9 +43,11 @@ class ReservedQueue(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.queue = queue = SyncFIFOBuffered(width=Shape.cast(self.shape).width, depth=self.depth)
-        # the queue may be a block memory, whose words come late in the cycle
-        m.submodules.out = out = ForwardRegister(self.shape)
-        wiring.connect(m, queue.r_stream, out.source)
+        # the queue may be a block memory, whose words come late in the cycle; and the reader's stall ends here
+        m.submodules.word = word = ForwardRegister(self.shape)
+        m.submodules.out = out = RegisterSlice(self.shape)
+        wiring.connect(m, queue.r_stream, word.source)
+        wiring.connect(m, word.sink, out.source)
         wiring.connect(m, out.sink, wiring.flipped(self.sink))
         # counted a cycle later: `room` leaves out one reservation more
         reserved, reserves, leaves = Signal(range(self.depth + 1)), Signal(), Signal()
@@ -55,7 +57,7 @@ class ReservedQueue(wiring.Component):
             queue.w_en.eq(self.source.valid),
             queue.w_data.eq(self.source.payload),
             next_reserved.eq(reserved + (self.each * reserves) - leaves),
-            self.empty.eq((reserved == 0) & ~reserves & ~self.sink.valid),
+            self.empty.eq((reserved == 0) & ~reserves & ~word.sink.valid & ~self.sink.valid),
         ]
         m.d.sync += [reserved.eq(next_reserved), self.room.eq(next_reserved <= self.depth - self.at_once - self.each)]
         return m

@@ -59,7 +59,7 @@ class Sieve(wiring.Component):
         self.config = config
         self.levels = (config.C - 1).bit_length()
         """Stages of the tree that finds a row's score."""
-        self.stages = 9 + self.levels
+        self.stages = 10 + self.levels
         """Stages of the pipeline in front of the queue."""
         super().__init__(
             {
@@ -101,7 +101,7 @@ class Sieve(wiring.Component):
         for _ in range(rate):
             ahead.append(xorshift32(ahead[-1]))
         words = [Signal(RANDOM_WIDTH, name=f"word_{r}", init=w) for r, w in enumerate(ahead[1:])]
-        decided = 4 + self.levels  # the stage whose end decides
+        decided = 5 + self.levels  # the stage whose end decides
         with m.If(self.random_load.valid):
             source = self.random_load.payload
             m.d.sync += [self.random.eq(source), *[w.eq(xorshift32_steps(source, r + 1)) for r, w in enumerate(words)]]
@@ -139,17 +139,19 @@ class Sieve(wiring.Component):
                 row = put_row(row, number)
             (score,) = magnitudes
             # with the leading ones aligned, the score reaches tau at this shift or at the next
-            score_msb = _msb(m, score, f"score_{r}")
-            distance: Value = put(Mux(tau_msb > score_msb, (tau_msb - score_msb)[: len(tau_msb)], 0), "distance")
+            score_msb: Value = put(_msb(m, score, f"score_{r}"), "score_msb")
             reaches: Value = put((score >= self.tau) & (score != 0), "reaches")
-            above, score = put(above, "above_distance"), put(score, "score_distance")
-            row = put_row(row, number + 1)
+            above, score, row = put(above, "above_msb"), put(score, "score_msb_of"), put_row(row, number + 1)
+            distance: Value = put(Mux(tau_msb > score_msb, (tau_msb - score_msb)[: len(tau_msb)], 0), "distance")
+            reaches, nonzero = put(reaches, "reaches_distance"), put(score_msb != 0, "nonzero")
+            above, score, row = put(above, "above_distance"), put(score, "score_distance"), put_row(row, number + 2)
             scaled = put((score << distance)[:width], "scaled")
-            distance, nonzero = put(distance, "distance_scaled"), put(score != 0, "nonzero_scaled")
-            reaches, above, row = put(reaches, "reaches_scaled"), put(above, "above_scaled"), put_row(row, number + 2)
-            shift = put(distance + (scaled < self.tau), "shift")
+            distance, next_distance = put(distance, "distance_scaled"), put(distance + 1, "next_distance")
+            nonzero, reaches = put(nonzero, "nonzero_scaled"), put(reaches, "reaches_scaled")
+            above, row = put(above, "above_scaled"), put_row(row, number + 3)
+            shift = put(Mux(scaled < self.tau, next_distance, distance), "shift")
             nonzero, reaches, above = put(nonzero, "nonzero_shift"), put(reaches, "reaches_shift"), put(above, "above")
-            row = put_row(row, number + 3)
+            row = put_row(row, number + 4)
 
             # the decision
             low_bits = Cat(*[n < shift for n in range(MAX_SHIFT)])
@@ -167,8 +169,8 @@ class Sieve(wiring.Component):
             kept: Value = put(keep, "kept_decided")
             mask = put(element_mask, "mask")
             amount: Value = put(Mux(stochastic, shift, 0)[: bits_for(MAX_SHIFT).width], "amount")
-            row = put_row(row, number + 4)
-            row = put_row([Mux(kept & mask[n], row[n], 0) for n in lanes], number + 5)
+            row = put_row(row, number + 5)
+            row = put_row([Mux(kept & mask[n], row[n], 0) for n in lanes], number + 6)
             kept, amount = put(kept, "kept_masked"), put(amount, "amount_masked")
 
             # the scale
@@ -176,7 +178,7 @@ class Sieve(wiring.Component):
             elements: Value = put(Cat(*[row[n] != 0 for n in lanes]), "elements_shifted")
             kept = put(kept, "kept_shifted")
             clipped = [saturate(v, width) for v in shifted]
-            row = put_row([v for v, _ in clipped], number + 7)
+            row = put_row([v for v, _ in clipped], number + 8)
             overflows += [put(o, f"overflow_{n}") for n, (_, o) in enumerate(clipped)]
             elements, kept = put(elements, "elements_clipped"), put(kept, "kept_clipped")
             left = queue.source.payload

@@ -10,13 +10,14 @@ from amaranth.lib.wiring import In, Out
 
 from fpga.link.beats import BeatAssembler, BeatSplitter
 from fpga.link.byte_queue import ByteQueue
-from fpga.link.framing import Deframer, Framer
+from fpga.link.framing import Deframer, Framer, word_layout
 from fpga.link.processor import RequestProcessor
 from fpga.link.protocol import FIFO_BYTES
 from fpga.link.uart import DATA_BITS, UartReceiver, UartTransmitter, check_divisor
 from hw.packet_closer import closed_beat_layout
 from hw.packing import beat_layout
 from hw.register_file import axi_lite_signature
+from hw.register_slice import RegisterSlice
 
 
 class SerialLink(wiring.Component):
@@ -81,7 +82,10 @@ class SerialLink(wiring.Component):
 
         # requests to answers
         wiring.connect(m, requests.read, processor.requests)
-        wiring.connect(m, processor.answers, framer.words)
+        # answers come out of a memory, late in the cycle
+        m.submodules.answer = answer = RegisterSlice(word_layout(), full=False)
+        wiring.connect(m, processor.answers, answer.source)
+        wiring.connect(m, answer.sink, framer.words)
         wiring.connect(m, framer.bytes, transmitter.bytes)
         wiring.connect(m, processor.bus, wiring.flipped(self.bus))
         m.d.comb += [

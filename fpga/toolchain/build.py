@@ -14,7 +14,7 @@ from typing import Any
 
 from fpga.boards.board import Board, Clocking
 from fpga.boards.top import BoardTop
-from fpga.toolchain import fit
+from fpga.toolchain import fit, floorplan
 from fpga.toolchain.critical_path import critical_path
 from fpga.toolchain.flows import FLOWS, RESOURCES, Commands, Flow, commands_of
 from fpga.toolchain.progress import Follower, Progress
@@ -79,11 +79,13 @@ def build(
     counts = flow.count(_cells(synthesis / "stat.json"))
     fit.check_counts(board, config, counts)
 
+    plan = _floorplan(flow, board, synthesis, progress)
+    seconds["floorplan"] = _seconds(plan)
     results: dict[int, Path] = {}
     tried: list[Seed] = []
     for seed in dict.fromkeys(seeds) if flow.place else ():
         try:
-            results[seed] = _place(flow, design, tools, synthesis, clocking, seed, place_options, progress)
+            results[seed] = _place(flow, design, tools, synthesis, plan, clocking, seed, place_options, progress)
         except ToolFailed as error:
             if error.status < 0:  # somebody, or the system, ended it: this tells nothing of the design
                 raise
@@ -220,11 +222,27 @@ def _cells(stat: Path) -> dict[str, int]:
     return modules.get("\\top", {}).get("num_cells_by_type", {})
 
 
+def _floorplan(flow: Flow, board: Board, synthesis: Path, progress: Progress) -> Path:
+    """The folder of `floorplan.json`, the sites of hard blocks by the names of their cells."""
+
+    def work(folder: Path) -> None:
+        plan = {}
+        if flow.place and flow.sites:
+            progress("floorplan", "")
+            netlist = json.loads((synthesis / "top.json").read_text(encoding="utf-8"))
+            plan = floorplan.floorplan(netlist["modules"]["top"]["cells"], flow.sites(board.part))
+        write_text(folder / "floorplan.json", json.dumps(plan, indent=1) + "\n")
+
+    method = Path(floorplan.__file__).read_text(encoding="utf-8")
+    return _stage("floorplan", _key(synthesis.name, board.part, method, version("scipy")), work)
+
+
 def _place(
     flow: Flow,
     design: Design,
     tools: Mapping[str, str],
     synthesis: Path,
+    plan: Path,
     clocking: Clocking,
     seed: int,
     options: Sequence[str],
@@ -237,12 +255,15 @@ def _place(
     command += ["--report", "report.json", "--timing-allow-fail", "--seed", str(seed), *options]
 
     def work(folder: Path) -> None:
-        shutil.copyfile(synthesis / "top.json", folder / "top.json")
+        netlist = json.loads((synthesis / "top.json").read_text(encoding="utf-8"))
+        for cell, site in json.loads((plan / "floorplan.json").read_text(encoding="utf-8")).items():
+            netlist["modules"]["top"]["cells"][cell]["attributes"]["BEL"] = site
+        write_text(folder / "top.json", json.dumps(netlist))
         write_text(folder / pins, design.files[pins])
         run(command, folder, "nextpnr.log", Follower(f"seed {seed}", progress))
         (folder / "top.json").unlink()
 
-    return _stage("routed", _key(synthesis.name, design.files[pins], command, tools), work)
+    return _stage("routed", _key(synthesis.name, plan.name, design.files[pins], command, tools), work)
 
 
 def _report(folder: Path) -> dict[str, Any]:

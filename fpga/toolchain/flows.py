@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from fpga.toolchain.floorplan import Site, ecp5_sites
+
 RESOURCES = ("luts", "flip_flops", "multipliers", "memory_blocks")
 
 Commands = Sequence[Sequence[str]]
@@ -36,6 +38,8 @@ class Flow:
     pack: Callable[[Commands], list[str]] | None
     products: tuple[str, ...]
     """Suffixes of what is made, the bitstream first."""
+    sites: Callable[[str], Mapping[str, Sequence[Site]]] | None = None
+    """Of a part, the sites of hard blocks by the type of the cell; None: the placer of the family puts them well."""
 
     def count(self, cells: Mapping[str, int]) -> dict[str, int]:
         """The resources that cells take, given how many there are of each type."""
@@ -118,6 +122,7 @@ TRELLIS = Flow(
     place=_trellis_place,
     pack=_trellis_pack,
     products=(".bit", ".svf"),
+    sites=ecp5_sites,
 )
 
 APICULA = Flow(

@@ -38,7 +38,7 @@ def report(folder: Path) -> BuildReport:
     """The report of the first build."""
     stages: list[str] = []
     made = build(ULX3S, preset("tiny"), output=folder / "a", seeds=(1,), progress=lambda s, detail: stages.append(s))
-    assert list(dict.fromkeys(stages)) == ["generating the design", "synthesis", "seed 1", "packing"]
+    assert list(dict.fromkeys(stages)) == ["generating the design", "synthesis", "floorplan", "seed 1", "packing"]
     return made
 
 

@@ -67,7 +67,9 @@ class GateSequencer(wiring.Component):
         step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
         first_step, slot, last_tile = Signal(), Signal(), batch_tile.at_end
         slots_used, tiles_open = Signal(2), Signal(bits_for(c.batch_tiles))
-        requested, unit, column = Signal(bits_for(c.max_H)), Signal(range(c.max_H)), Signal(range(c.max_I))
+        requested, unit = LoopCounter(m, run.end.H, "requested"), LoopCounter(m, run.end.H, "unit")
+        column = LoopCounter(m, run.end.I, "column")
+        requesting, last_step, may_start, settled = Signal(), Signal(), Signal(), Signal()
         # the cells of a batch tile leave the unit when the next one's records go in: they have their own counters
         cell_unit, cell_tile = LoopCounter(m, run.end.H, "cell_unit"), LoopCounter(m, run.end.batch_tiles, "cell_tile")
         cell_base = Signal(range(self.state_depth))
@@ -78,7 +80,7 @@ class GateSequencer(wiring.Component):
             lane_count.eq(Mux(last_tile, run.last_lanes, c.C)),
             input_base.eq(Mux(slot, self.input_depth // 2, 0)),
             self.tile.payload.eq(slot),
-            self.state_request.payload.eq(tile_base + requested),
+            self.state_request.payload.eq(tile_base + requested.value),
             self.cell_write.payload.address.eq(cell_base + cell_unit.value),
             self.cell_write.payload.word.eq(self.cells.payload),
             self.cell_write.valid.eq(self.cells.valid),
@@ -103,9 +105,18 @@ class GateSequencer(wiring.Component):
                 m.d.sync += cell_base.eq(Mux(cell_tile.at_end, 0, cell_base + c.max_H))
         cells_open = Signal(bits_for(2 * c.max_H))
         m.d.sync += cells_open.eq(cells_open + (self.gate_inputs.valid & self.gate_inputs.ready) - self.cells.valid)
+        next_slots, next_tiles = Signal.like(slots_used), Signal.like(tiles_open)
+        m.d.comb += [
+            next_slots.eq(slots_used + starting - self.step_done),
+            next_tiles.eq(tiles_open + starting - self.hidden_done),
+        ]
+        # what the states decide by comes from registers
         m.d.sync += [
-            slots_used.eq(slots_used + starting - self.step_done),
-            tiles_open.eq(tiles_open + starting - self.hidden_done),
+            slots_used.eq(next_slots),
+            tiles_open.eq(next_tiles),
+            may_start.eq((next_slots != 2) & (next_tiles != run.batch_tiles)),
+            last_step.eq(step == 0),
+            settled.eq(cells_open == 0),
         ]
 
         with m.FSM():
@@ -115,44 +126,47 @@ class GateSequencer(wiring.Component):
                     batch_tile.clear()
                     m.next = "WAIT"
             with m.State("WAIT"):  # for a free slot, a complete dh_rec and room in the queue of batch tiles
-                may_start = (slots_used != 2) & (tiles_open != run.batch_tiles)
                 m.d.comb += [self.tile.valid.eq(may_start), starting.eq(may_start & self.tile.ready)]
-                m.d.sync += [requested.eq(0), unit.eq(0), column.eq(0)]
+                m.d.sync += requesting.eq(1)
+                for each in (requested, unit, column):
+                    each.clear()
                 with m.If(starting):
                     m.next = "UNITS"
             with m.State("UNITS"):  # records and state into the gate gradient unit, h into the input store
                 take = self.gate_inputs.valid & self.gate_inputs.ready
                 m.d.comb += [
-                    self.state_request.valid.eq(requested != run.H),
+                    self.state_request.valid.eq(requesting),
                     self.gate_inputs.valid.eq(self.records.valid & self.state.valid),
                     self.records.ready.eq(take),
                     self.state.ready.eq(take),
                     self.input_write.valid.eq(take),
-                    self.input_write.payload.address.eq(input_base + c.max_I + unit),
+                    self.input_write.payload.address.eq(input_base + c.max_I + unit.value),
                     self.input_write.payload.word.eq(record.h_prev),
                     self.stall_tape.eq(~self.records.valid),
                 ]
                 with m.If(self.state_request.valid & self.state_request.ready):
-                    m.d.sync += requested.eq(requested + 1)
+                    requested.advance()
+                    with m.If(requested.at_end):
+                        m.d.sync += requesting.eq(0)
                 with m.If(take):
-                    m.d.sync += unit.eq(unit + 1)
-                    with m.If(unit == run.end.H):
+                    unit.advance()
+                    with m.If(unit.at_end):
                         m.next = "X"
             with m.State("X"):  # x into the input store
                 m.d.comb += [
                     self.x.ready.eq(1),
                     self.input_write.valid.eq(self.x.valid),
-                    self.input_write.payload.address.eq(input_base + column),
+                    self.input_write.payload.address.eq(input_base + column.value),
                     self.input_write.payload.word.eq(self.x.payload),
                 ]
                 with m.If(self.x.valid):
-                    m.d.sync += column.eq(column + 1)
-                    with m.If(column == run.end.I):
+                    column.advance()
+                    with m.If(column.at_end):
                         m.d.comb += self.inputs_done.eq(1)
                         m.next = "NEXT"
             with m.State("NEXT"):  # on to the next batch tile; after the last one, until all cells are stored
-                finishes = last_tile & (step == 0)
-                with m.If(~finishes | (cells_open == 0)):
+                finishes = last_tile & last_step
+                with m.If(~finishes | settled):
                     batch_tile.advance()
                     m.d.sync += [
                         slot.eq(~slot),

@@ -41,7 +41,8 @@ class InputPackets(wiring.Component):
     """Takes packets, checks kind and length, and hands their contents to the stores or to the gate sequencer.
 
     One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle), and a cycle more
-    for a beat that a section leaves unfilled.  A word is complete `latency` = 2 cycles after its last piece is taken.
+    for a beat that a section leaves unfilled.  A word is complete `latency` = 2 cycles after its last piece is taken,
+    a bit of column masks a cycle later.
     `running` tells
     that a run is active: a tape waits for it, other kinds are refused during it; so is every packet while
     `sizes_bad`.  A bad packet gives `error` for one cycle and is thrown away to its end, as is all that follows until
@@ -390,7 +391,6 @@ class InputPackets(wiring.Component):
         ports = {
             Target.WEIGHTS: (self.weight_write, elements(c.R, c.formats.weight.width)),
             Target.BLOCKS: (self.block_write, word[:BITMAP_WORD]),
-            Target.COLUMNS: (self.column_write, word[:BITMAP_WORD].bit_select(tag.bit, 1)),
             Target.HIDDEN: (self.hidden_write, elements(c.C, c.formats.gradient.width)),
             Target.CELL: (self.cell_write, elements(c.C, c.formats.gradient.width)),
         }
@@ -400,6 +400,12 @@ class InputPackets(wiring.Component):
                 m.d.comb += [port.payload.word[n].eq(v) for n, v in enumerate(contents)]
             else:
                 m.d.comb += port.payload.word.eq(contents)
+        # the choice among all bits of a word takes a cycle
+        m.d.sync += [
+            self.column_write.valid.eq(valid[Target.COLUMNS]),
+            self.column_write.payload.address.eq(tag.address),
+            self.column_write.payload.word.eq(word[:BITMAP_WORD].bit_select(tag.bit, 1)),
+        ]
         m.d.comb += [
             *[port.valid.eq(valid[target]) for target, port in tape.items()],
             *[self.x.payload[n].eq(v) for n, v in enumerate(elements(c.C, c.formats.input.width))],
@@ -409,4 +415,5 @@ class InputPackets(wiring.Component):
             for n, value in enumerate(elements(c.C, len(lanes[0]), v * c.lane_slots)):
                 m.d.comb += lanes[n].eq(value)
         of_tape = reduce(or_, (piece.target == target for target in tape))
-        return (pieces.sink.valid & ~of_tape) | reduce(or_, (valid[target] for target in ports))
+        stored = (*ports, Target.COLUMNS)
+        return (pieces.sink.valid & ~of_tape) | reduce(or_, (valid[t] for t in stored)) | self.column_write.valid

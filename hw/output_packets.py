@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -109,66 +109,81 @@ class OutputPackets(wiring.Component):
         column, unit = LoopCounter(m, run.end.I, "column"), LoopCounter(m, run.end.H, "unit")
         step, batch_tile = LoopCounter(m, run.end.T, "step"), LoopCounter(m, run.end.batch_tiles, "batch_tile")
         loops = (statistics_word, column, unit, step, batch_tile)
-        requested, second = Signal(bits_for(c.max_H)), Signal()
+        requested = Signal(bits_for(c.max_H))
         request_base, section = Signal(range(self.state_depth)), Signal(Section)
         request_tile = Signal(bits_for(c.batch_tiles))
         last_tile = batch_tile.at_end
-        final = Signal()  # the section at hand is the packet's last
+        final, is_final = Signal(), Signal()  # the section at hand is the packet's last
+
+        # where words come from: registers say so, as they choose many bits
+        group = self.groups.payload
+        many = Mux(group.exact, number[elements * EXACT_BITS], number[elements * SHORT_BITS])
+        one = Mux(group.exact, number[EXACT_BITS], number[SHORT_BITS])
+        state, lanes_number = self.state.payload, number[lanes_width]
+        sources: dict[str, tuple[Any, Any, Any, Any]] = {  # valid, word, whether it ends its section, packer
+            "statistics": (
+                self.statistics.valid,
+                self.statistics.payload,
+                statistics_word.at_end,
+                number[BITMAP_WORD],
+            ),
+            "dx": (self.dx.valid, lane_bits(self.dx.payload), column.at_end, lanes_number),
+            "dh": (self.state.valid, lane_bits(state.dh), 0, lanes_number),
+            "dc": (self.state.valid, lane_bits(state.dc), unit.at_end & last_tile, lanes_number),
+            "groups": (self.groups.valid, group.data, group.last, Mux(group.single, one, many)),
+        }
+        chosen = {name: Signal(name=f"from_{name}") for name in sources}
+        for n, target in enumerate((word_valid, word, word_last, selected)):
+            masked = [Value.cast(v[n]) & chosen[name].replicate(len(target)) for name, v in sources.items()]
+            m.d.comb += target.eq(reduce(or_, masked))
+        m.d.comb += [
+            self.statistics.ready.eq(word_ready & chosen["statistics"]),
+            self.dx.ready.eq(word_ready & chosen["dx"]),
+            self.state.ready.eq(word_ready & chosen["dc"]),
+            self.groups.ready.eq(word_ready & chosen["groups"]),
+        ]
+
+        def enter(state: str, source: str | None = None) -> None:
+            """Go on to a state, whose words come from `source`."""
+            m.next = state
+            m.d.sync += [choice.eq(name == source) for name, choice in chosen.items()]
+
         with m.FSM():
             with m.State("IDLE"):  # no packet
-                m.d.sync += [s.eq(0) for s in (requested, second, request_base, request_tile)]
+                m.d.sync += [s.eq(0) for s in (requested, request_base, request_tile)]
                 m.d.sync += section.eq(Section.BIAS)
                 for each in loops:
                     each.clear()
                 with m.If(self.start_run):
-                    m.next = "STATISTICS"
+                    enter("STATISTICS", "statistics")
                 with m.Elif(self.start_read):
-                    m.next = "GRADIENTS"
+                    enter("GRADIENTS", "groups")
             with m.State("STATISTICS"):  # row bitmap and counts of a batch tile
-                m.d.comb += [
-                    selected.eq(number[BITMAP_WORD]),
-                    word.eq(self.statistics.payload),
-                    word_valid.eq(self.statistics.valid),
-                    word_last.eq(statistics_word.at_end),
-                    self.statistics.ready.eq(word_ready),
-                ]
                 with m.If(filling):
                     statistics_word.advance()
                 with m.If(section_sent):
-                    m.next = "DX"
+                    enter("DX", "dx")
             with m.State("DX"):  # dx of a batch tile
                 last_section = last_tile & step.at_end
-                m.d.comb += [
-                    selected.eq(number[lanes_width]),
-                    word.eq(lane_bits(self.dx.payload)),
-                    word_valid.eq(self.dx.valid),
-                    word_last.eq(column.at_end),
-                    self.dx.ready.eq(word_ready),
-                    final.eq(last_section & ~run.state_out),
-                ]
+                m.d.comb += final.eq(last_section & ~run.state_out)
                 with m.If(filling):
                     column.advance()
                 with m.If(section_sent):
                     batch_tile.advance()
-                    m.next = "STATISTICS"
+                    enter("STATISTICS", "statistics")
                     with m.If(last_tile):
                         step.advance()
                     with m.If(last_section):
                         m.d.comb += self.result_done.eq(1)
-                        m.next = "IDLE"
+                        enter("IDLE")
                         with m.If(run.state_out):
-                            m.next = "STATE"
+                            enter("STATE", "dh")
             with m.State("STATE"):  # dh0 and dc0 of every batch tile
                 m.d.comb += [
                     self.in_state.eq(1),
                     final.eq(1),
-                    selected.eq(number[lanes_width]),
                     self.state_request.valid.eq(request_tile != run.batch_tiles),
                     self.state_request.payload.eq(request_base + requested),
-                    word.eq(Mux(second, lane_bits(self.state.payload.dc), lane_bits(self.state.payload.dh))),
-                    word_valid.eq(self.state.valid),
-                    word_last.eq(second & unit.at_end & last_tile),
-                    self.state.ready.eq(word_ready & second),
                 ]
                 with m.If(self.state_request.valid & self.state_request.ready):
                     m.d.sync += requested.eq(requested + 1)
@@ -176,35 +191,27 @@ class OutputPackets(wiring.Component):
                         m.d.sync += [requested.eq(0), request_base.eq(request_base + c.max_H)]
                         m.d.sync += request_tile.eq(request_tile + 1)
                 with m.If(filling):
-                    m.d.sync += second.eq(~second)
-                    with m.If(second):
+                    m.d.sync += [chosen["dh"].eq(chosen["dc"]), chosen["dc"].eq(chosen["dh"])]
+                    with m.If(chosen["dc"]):
                         unit.advance()
                         with m.If(unit.at_end):
                             batch_tile.advance()
                 with m.If(section_sent):
-                    m.next = "IDLE"
+                    enter("IDLE")
             with m.State("GRADIENTS"):  # db, dW_ih, dW_hh
-                group = self.groups.payload
-                many = Mux(group.exact, number[elements * EXACT_BITS], number[elements * SHORT_BITS])
-                one = Mux(group.exact, number[EXACT_BITS], number[SHORT_BITS])
-                m.d.comb += selected.eq(Mux(group.single, one, many))
-                m.d.comb += [
-                    word.eq(group.data),
-                    word_valid.eq(self.groups.valid),
-                    word_last.eq(group.last),
-                    self.groups.ready.eq(word_ready),
-                    final.eq(section == Section.HIDDEN),
-                ]
+                m.d.comb += final.eq(section == Section.HIDDEN)
                 with m.If(section_sent):
                     m.d.sync += section.eq(section + 1)
                     with m.If(final):
-                        m.next = "IDLE"
+                        enter("IDLE")
 
         m.d.comb += [
             self.beats.valid.eq(beat_valid),
             beat_ready.eq(self.beats.ready),
             self.beats.payload.data.eq(beat.data),
-            self.beats.payload.last.eq(beat.last & final),
-            self.done.eq(section_sent & final),
+            self.beats.payload.last.eq(beat.last & is_final),
+            self.done.eq(section_sent & is_final),
         ]
+        # settled long before a section's first beat
+        m.d.sync += is_final.eq(final)
         return m

@@ -99,8 +99,14 @@ class SerialLink(wiring.Component):
         wiring.connect(m, processor.input, input_queue.write)
         wiring.connect(m, input_queue.read, assembler.words)
         wiring.connect(m, assembler.beats, wiring.flipped(self.to_engine))
-        wiring.connect(m, wiring.flipped(self.from_engine), splitter.beats)
-        wiring.connect(m, splitter.words, output_queue.write)
+        # the line is slow: no stall of the link reaches far within a cycle
+        half_rate = {"full": False}
+        m.submodules.output_beat = beat = new_session(RegisterSlice(closed_beat_layout(self.stream_width), **half_rate))
+        m.submodules.output_word = word = new_session(RegisterSlice(word_layout(), **half_rate))
+        wiring.connect(m, wiring.flipped(self.from_engine), beat.source)
+        wiring.connect(m, beat.sink, splitter.beats)
+        wiring.connect(m, splitter.words, word.source)
+        wiring.connect(m, word.sink, output_queue.write)
         wiring.connect(m, output_queue.read, processor.output)
         m.d.comb += [
             input_queue.commit.eq(processor.input_commit),

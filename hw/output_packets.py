@@ -119,7 +119,7 @@ class OutputPackets(wiring.Component):
         group = self.groups.payload
         many = Mux(group.exact, number[elements * EXACT_BITS], number[elements * SHORT_BITS])
         one = Mux(group.exact, number[EXACT_BITS], number[SHORT_BITS])
-        state, lanes_number = self.state.payload, number[lanes_width]
+        state, second = self.state.payload, Signal()  # of a unit's two words: dh, then dc
         sources: dict[str, tuple[Any, Any, Any, Any]] = {  # valid, word, whether it ends its section, packer
             "statistics": (
                 self.statistics.valid,
@@ -127,9 +127,13 @@ class OutputPackets(wiring.Component):
                 statistics_word.at_end,
                 number[BITMAP_WORD],
             ),
-            "dx": (self.dx.valid, lane_bits(self.dx.payload), column.at_end, lanes_number),
-            "dh": (self.state.valid, lane_bits(state.dh), 0, lanes_number),
-            "dc": (self.state.valid, lane_bits(state.dc), unit.at_end & last_tile, lanes_number),
+            "dx": (self.dx.valid, lane_bits(self.dx.payload), column.at_end, number[lanes_width]),
+            "state": (
+                self.state.valid,
+                Mux(second, lane_bits(state.dc), lane_bits(state.dh)),
+                second & unit.at_end & last_tile,
+                number[lanes_width],
+            ),
             "groups": (self.groups.valid, group.data, group.last, Mux(group.single, one, many)),
         }
         chosen = {name: Signal(name=f"from_{name}") for name in sources}
@@ -139,7 +143,7 @@ class OutputPackets(wiring.Component):
         m.d.comb += [
             self.statistics.ready.eq(word_ready & chosen["statistics"]),
             self.dx.ready.eq(word_ready & chosen["dx"]),
-            self.state.ready.eq(word_ready & chosen["dc"]),
+            self.state.ready.eq(word_ready & chosen["state"] & second),
             self.groups.ready.eq(word_ready & chosen["groups"]),
         ]
 
@@ -150,7 +154,7 @@ class OutputPackets(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):  # no packet
-                m.d.sync += [s.eq(0) for s in (requested, request_base, request_tile)]
+                m.d.sync += [s.eq(0) for s in (second, requested, request_base, request_tile)]
                 m.d.sync += section.eq(Section.BIAS)
                 for each in loops:
                     each.clear()
@@ -177,7 +181,7 @@ class OutputPackets(wiring.Component):
                         m.d.comb += self.result_done.eq(1)
                         enter("IDLE")
                         with m.If(run.state_out):
-                            enter("STATE", "dh")
+                            enter("STATE", "state")
             with m.State("STATE"):  # dh0 and dc0 of every batch tile
                 m.d.comb += [
                     self.in_state.eq(1),
@@ -191,8 +195,8 @@ class OutputPackets(wiring.Component):
                         m.d.sync += [requested.eq(0), request_base.eq(request_base + c.max_H)]
                         m.d.sync += request_tile.eq(request_tile + 1)
                 with m.If(filling):
-                    m.d.sync += [chosen["dh"].eq(chosen["dc"]), chosen["dc"].eq(chosen["dh"])]
-                    with m.If(chosen["dc"]):
+                    m.d.sync += second.eq(~second)
+                    with m.If(second):
                         unit.advance()
                         with m.If(unit.at_end):
                             batch_tile.advance()

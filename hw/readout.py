@@ -14,6 +14,7 @@ from hw.bias_gradient import BiasGradientAccumulator
 from hw.config import EngineConfig
 from hw.delay_line import DelayLine
 from hw.flow import Flow
+from hw.loop_counter import LoopCounter
 from hw.reserved_queue import ReservedQueue
 from hw.run import run_layout
 from hw.weight_gradient_store import (
@@ -57,7 +58,7 @@ class WeightGradientReadout(wiring.Component):
     no word stops on its way: it is asked for once its groups have room in the queue behind.  A word is
     cleared when its last group has been read.  `clear` takes one cycle an address of the larger store, and R more.
     `saturated` counts elements that 32 bits could not hold.  Only one of the run, `read` and `clear` may be active:
-    the controller sees to it.
+    the controller sees to it, and that `run` stands for 2 cycles before a `read`.
     """
 
     pipeline = 1 + WeightGradientStore.latency + REQUANTIZE_STAGES + 1
@@ -91,11 +92,12 @@ class WeightGradientReadout(wiring.Component):
         width, elements, group_count = c.formats.weight_grad_width, group_elements(c), self.group_count
         depth = max(c.weight_words, c.gate_rows)
         address, base = Signal(range(depth)), Signal(range(c.weight_words + c.gate_rows))
-        tile, unit, gate = Signal(range(c.tiles)), Signal(range(c.max_H)), Signal(2)
+        unit, gate = LoopCounter(m, run.end.H, "unit"), Signal(2)
+        x_tile, h_tile = LoopCounter(m, run.end.x_tiles, "x_tile"), LoopCounter(m, run.end.h_tiles, "h_tile")
         group = Signal(range(max(group_count, 2)))
         first_group, last_group = Signal(init=1), Signal(init=group_count == 1)
-        row, end_unit = Signal(range(c.gate_rows)), unit == run.end.H
-        m.d.comb += row.eq(Cat(gate, unit))
+        row = Signal(range(c.gate_rows))
+        m.d.comb += row.eq(Cat(gate, unit.value))
 
         # asked for, group by group
         asked_layout = data.StructLayout(
@@ -109,14 +111,13 @@ class WeightGradientReadout(wiring.Component):
         m.d.comb += queue.reserve.eq(asks)
 
         def next_row() -> None:
-            m.d.sync += unit.eq(Mux(end_unit, 0, unit + 1))
-            with m.If(end_unit):
+            unit.advance()
+            with m.If(unit.at_end):
                 m.d.sync += gate.eq(gate + 1)
 
-        def matrix(state: str, first_tile: int, end_of_tiles: Any, after: str) -> None:
+        def matrix(state: str, first_tile: int, tile: LoopCounter, after: str) -> None:
             with m.State(state):
-                end_tile = tile == end_of_tiles
-                end = end_tile & end_unit & (gate == 3)
+                end = tile.at_end & unit.at_end & (gate == 3)
                 m.d.comb += [
                     asks.eq(queue.room | ~first_group),
                     asking.address.eq(base + row),
@@ -131,9 +132,10 @@ class WeightGradientReadout(wiring.Component):
                         last_group.eq((group == group_count - 2) if group_count > 1 else 1),
                     ]
                 with m.If(asks & last_group):
-                    m.d.sync += [tile.eq(tile + 1), base.eq(base + c.gate_rows)]
-                    with m.If(end_tile):
-                        m.d.sync += [tile.eq(0), base.eq(first_tile * c.gate_rows)]
+                    tile.advance()
+                    m.d.sync += base.eq(base + c.gate_rows)
+                    with m.If(tile.at_end):
+                        m.d.sync += base.eq(first_tile * c.gate_rows)
                         next_row()
                     with m.If(end):
                         m.d.sync += base.eq(c.x_tiles * c.gate_rows)
@@ -142,7 +144,9 @@ class WeightGradientReadout(wiring.Component):
         clearing, finished, flushed = Signal(), Signal(), Signal()
         with m.FSM():
             with m.State("IDLE"):  # nothing to do
-                m.d.sync += [address.eq(0), base.eq(0), tile.eq(0), unit.eq(0), gate.eq(0)]
+                m.d.sync += [address.eq(0), base.eq(0), gate.eq(0)]
+                for each in (unit, x_tile, h_tile):
+                    each.clear()
                 with m.If(self.clear):
                     m.next = "CLEAR"
                 with m.Elif(self.read):
@@ -158,14 +162,14 @@ class WeightGradientReadout(wiring.Component):
                     asking.address.eq(row),
                     asking.bias.eq(1),
                     asking.last_group.eq(1),
-                    asking.last.eq(end_unit & (gate == 3)),
+                    asking.last.eq(unit.at_end & (gate == 3)),
                 ]
                 with m.If(asks):
                     next_row()
                     with m.If(asking.last):
                         m.next = "INPUT"
-            matrix("INPUT", 0, run.end.x_tiles, "HIDDEN")  # asks for dW_ih
-            matrix("HIDDEN", c.x_tiles, run.end.h_tiles, "FLUSH")  # asks for dW_hh
+            matrix("INPUT", 0, x_tile, "HIDDEN")  # asks for dW_ih
+            matrix("HIDDEN", c.x_tiles, h_tile, "FLUSH")  # asks for dW_hh
             with m.State("FLUSH"):  # until everything asked for has left, and all is cleared
                 with m.If(flushed):
                     m.d.comb += finished.eq(1)

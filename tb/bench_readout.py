@@ -102,6 +102,7 @@ async def read(bench: Bench, exact: bool, keep: bool, fraction: int, stall: str)
     groups = bench.sink("groups", group_layout(c), stall)
     saturated = bench.sink("saturated", bits_for(group_elements(c)))
     pulses = Pulses(bench, "done")
+    await bench.run_for(2)  # the sizes stand
     bench.set(read=1)
     await bench.run_for(1)
     begin = bench.cycle + 1

@@ -179,6 +179,13 @@ class InputPackets(wiring.Component):
                     m.d.sync += in_hidden.eq(1)
 
         last_tile = in_hidden & h_tile.at_end
+        # outer loops turn a cycle later: nothing asks for them before
+        step_ended, batch_tile_ended = Signal(), Signal()
+        m.d.sync += [step_ended.eq(0), batch_tile_ended.eq(0)]
+        with m.If(batch_tile_ended):
+            batch_tile.advance()
+        with m.If(step_ended | (batch_tile_ended & batch_tile.at_end)):
+            step.advance()
 
         def goes_first(state: str) -> bool:
             """Whether a beat goes with its first piece; the last of a word of column masks stays for all its bits."""
@@ -306,8 +313,7 @@ class InputPackets(wiring.Component):
                     m.d.sync += bit.eq(Mux(last_tile, 0, bit + 1))
                     next_tile()
                     with m.If(last_tile):
-                        m.d.sync += column_base.eq(column_base + c.tiles)
-                        step.advance()
+                        m.d.sync += [column_base.eq(column_base + c.tiles), step_ended.eq(1)]
                 leave(done & ends)
             with m.State("SEEDS"):  # dh, dc of each hidden unit of each batch tile
                 ends = second & unit.at_end & batch_tile.at_end
@@ -318,8 +324,7 @@ class InputPackets(wiring.Component):
                     with m.If(second):
                         unit.advance()
                         with m.If(unit.at_end):
-                            m.d.sync += state_base.eq(state_base + c.max_H)
-                            batch_tile.advance()
+                            m.d.sync += [state_base.eq(state_base + c.max_H), batch_tile_ended.eq(1)]
                 leave(done & ends)
             with m.State("GATES"):  # records of a batch tile
                 done = body("GATES", Target.RECORDS, 0)
@@ -341,10 +346,7 @@ class InputPackets(wiring.Component):
                 with m.If(done):
                     column.advance()
                     with m.If(column.at_end):
-                        batch_tile.advance()
-                        with m.If(batch_tile.at_end):
-                            step.advance()
-                        m.d.sync += goes.eq(goes_first("GATES"))
+                        m.d.sync += [batch_tile_ended.eq(1), goes.eq(goes_first("GATES"))]
                         m.next = "GATES"
                 leave(done & ends)
             with m.State("DISCARD"):  # after a fault, until the soft reset

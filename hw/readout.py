@@ -141,7 +141,7 @@ class WeightGradientReadout(wiring.Component):
                         m.d.sync += base.eq(c.x_tiles * c.gate_rows)
                         m.next = after
 
-        clearing, finished, flushed = Signal(), Signal(), Signal()
+        clearing, at_last, finished, flushed = Signal(), Signal(), Signal(), Signal()
         with m.FSM():
             with m.State("IDLE"):  # nothing to do
                 m.d.sync += [address.eq(0), base.eq(0), gate.eq(0)]
@@ -153,8 +153,8 @@ class WeightGradientReadout(wiring.Component):
                     m.next = "BIAS"
             with m.State("CLEAR"):  # walks both stores
                 m.d.comb += clearing.eq(1)
-                m.d.sync += address.eq(address + 1)
-                with m.If(address == depth - 1):
+                m.d.sync += [address.eq(address + 1), at_last.eq(address == depth - 2)]
+                with m.If(at_last):
                     m.next = "FLUSH"
             with m.State("BIAS"):  # asks for db
                 m.d.comb += [
@@ -197,7 +197,8 @@ class WeightGradientReadout(wiring.Component):
             m.d.sync += settling.eq(settling - 1)
 
         # what the stores bring goes through a pipeline into the queue
-        m.d.comb += flushed.eq(queue.empty & (settling == 0))
+        # a register: what was asked for last shows in `settling` by then
+        m.d.sync += flushed.eq(queue.empty & (settling == 0))
 
         def stage(value: Any, name: str) -> Signal:
             """A register of the pipeline."""

@@ -90,6 +90,17 @@ class RowBitmapBuilder(wiring.Component):
             with m.If(in_word.value == n):
                 m.d.comb += next_word[n * rate : (n + 1) * rate].eq(payload.kept)
 
+        # takes rows, as the state says: a register, as it reaches all of a row's registers; also a row that ends no
+        # word waits for the statistics, so that fewer signals decide
+        collecting, take = Signal(), Signal()
+        m.d.comb += [
+            self.sieved.ready.eq(collecting & self.statistics.ready),
+            take.eq(self.sieved.valid & self.sieved.ready),
+            self.row_write.valid.eq(take),
+            self.bias_rows.valid.eq(take),
+            self.sieve_saturated.valid.eq(take),
+        ]
+        m.d.sync += taken.eq(take)
         with m.FSM():
             with m.State("IDLE"):  # waits for the next batch tile
                 m.d.comb += self.tile.ready.eq(1)
@@ -101,24 +112,17 @@ class RowBitmapBuilder(wiring.Component):
                         gate.eq(0),
                     ]
                     m.d.sync += [s.eq(0) for s in (*rows, *elements)]
+                    m.d.sync += collecting.eq(1)
                     group.clear()
                     in_word.clear()
                     m.next = "COLLECT"
             with m.State("COLLECT"):  # takes groups of rows, hands on full words
                 send = in_word.at_end | group.at_end
-                take = Signal()
                 m.d.comb += [
                     self.statistics.valid.eq(self.sieved.valid & send),
                     self.statistics.payload.eq(next_word),
-                    # also for rows that end no word: fewer signals decide
-                    take.eq(self.sieved.valid & self.statistics.ready),
-                    self.sieved.ready.eq(self.statistics.ready),
-                    self.row_write.valid.eq(take),
-                    self.bias_rows.valid.eq(take),
-                    self.sieve_saturated.valid.eq(take),
                     self.bitmap_write.valid.eq(take & send),
                 ]
-                m.d.sync += taken.eq(take)
                 with m.If(take):
                     m.d.sync += word.eq(next_word)
                     group.advance()
@@ -126,9 +130,8 @@ class RowBitmapBuilder(wiring.Component):
                     m.d.sync += gate.eq(gate + rate)
                     with m.If(send):
                         m.d.sync += [word_index.eq(word_index + 1), word.eq(0)]
-                        in_word.clear()
                     with m.If(group.at_end):
-                        m.d.sync += gate.eq(0)
+                        m.d.sync += [gate.eq(0), collecting.eq(0)]
                         m.next = "SETTLE"
             with m.State("SETTLE"):  # the last rows are counted
                 m.next = "COUNT"

@@ -14,7 +14,7 @@ from hw.packets import STATISTICS_WORDS
 
 RECORD_VECTORS = 8
 """Lane vectors of a hidden unit in the tape: i, f, g, o, tanh c, c, h, dy."""
-GATE_LATENCY = 117
+GATE_LATENCY = 120
 """Cycles, and R more, from the last dh_rec of a step to the first row of the step before, about."""
 ENDS = 132
 """Cycles before the first index and after the last one, about."""

@@ -37,19 +37,21 @@ def cliques(count: int, size: int) -> dict[str, Any]:
 
 
 def test_what_is_wired_together_lies_together() -> None:
-    groups, size = 4, 6
-    plan = floorplan(cliques(groups, size), GRID)
+    """With every site of a real part taken."""
+    groups, size = 39, 4
+    sites = ecp5_sites("LFE5U-85F")[KIND]
+    assert len(sites) == groups * size
+    plan = floorplan(cliques(groups, size), {KIND: sites})
     assert len(plan) == len(set(plan.values())) == groups * size
-    where = {site.bel: np.array((site.x, site.y)) for site in GRID[KIND]}
+    where = {site.bel: np.array((site.x, site.y)) for site in sites}
     at = [[where[plan[f"mult_{g}_{n}"]] for n in range(size)] for g in range(groups)]
 
     def apart(pairs: Any) -> float:
         return float(np.mean([np.abs(a - b).sum() for a, b in pairs]))
 
-    within = apart(pair for group in at for pair in combinations(group, 2))
-    between = apart(pair for a, b in combinations(at, 2) for pair in product(a, b))
-    # a group of 6 on 2 rows of sites 5 columns apart: 3 columns, so 5 columns or 24 rows between neighbours
-    assert within < 25 < between
+    # columns and rows; 17 today, and 29 where each block takes a site near where the slowest vibrations put it
+    assert apart(pair for group in at for pair in combinations(group, 2)) < 22
+    assert apart(pair for a, b in combinations(at, 2) for pair in product(a, b)) > 44
 
 
 def test_equal_input_gives_equal_output() -> None:

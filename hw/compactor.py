@@ -79,11 +79,11 @@ class Compactor(wiring.Component):
 
     Bitmaps are read a word of BITMAP_WORD bits a cycle, also across jobs; words of zeros cost nothing downstream, and
     `look_ahead` words are kept ready, so that bitmaps down to 2 % density stream without a bubble.  A job without any
-    index gives one beat marked `empty`.  First index `latency` = 13 cycles after an idle compactor takes its job.
+    index gives one beat marked `empty`.  First index `latency` = 14 cycles after an idle compactor takes its job.
     """
 
     look_ahead = 16
-    latency = 13
+    latency = 14
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -142,32 +142,36 @@ class Compactor(wiring.Component):
         wiring.connect(m, new_entry.sink, entries.w_stream)
         entry_free, pushes = new_entry.source.ready, new_entry.source.valid
         arrived, some = Signal(), Signal()
-        masked_layout = data.StructLayout(
-            {"bits": BITMAP_WORD, "groups": BITMAP_WORD // GROUP, **dict(fetched_layout.members)}
-        )
+        wanted_layout = data.StructLayout({"bits": BITMAP_WORD, **dict(fetched_layout.members)})
+        masked_layout = data.StructLayout({"groups": BITMAP_WORD // GROUP, "some": 1, **dict(wanted_layout.members)})
+        m.submodules.wanted = wanted_slice = RegisterSlice(wanted_layout)
         m.submodules.masked = masked_slice = RegisterSlice(masked_layout)
-        masked, fetched_now, wanted = masked_slice.sink.payload, Signal(), Signal(BITMAP_WORD)
+        wanted, masked, fetched_now = wanted_slice.sink.payload, masked_slice.sink.payload, Signal()
         pending, pending_valid = Signal(_entry_layout(c)), Signal()
         pushed = Signal(_entry_layout(c))
         m.d.comb += [
-            masked_slice.source.valid.eq(rows.word.valid & blocks.word.valid & fetched_fifo.r_rdy),
-            fetched_now.eq(masked_slice.source.valid & masked_slice.source.ready),
+            wanted_slice.source.valid.eq(rows.word.valid & blocks.word.valid & fetched_fifo.r_rdy),
+            fetched_now.eq(wanted_slice.source.valid & wanted_slice.source.ready),
             rows.word.ready.eq(fetched_now),
             blocks.word.ready.eq(fetched_now),
             fetched_fifo.r_en.eq(fetched_now),
-            wanted.eq(
+            wanted_slice.source.payload.bits.eq(
                 rows.word.payload
                 & (blocks.word.payload | (~self.run.block_mask).replicate(BITMAP_WORD))
                 & fetched.job.kept.replicate(BITMAP_WORD)
             ),
-            masked_slice.source.payload.bits.eq(wanted),
+            *[getattr(wanted_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
+            # which groups of bits have one, and whether any has
+            masked_slice.source.valid.eq(wanted_slice.sink.valid),
+            wanted_slice.sink.ready.eq(masked_slice.source.ready),
             masked_slice.source.payload.groups.eq(
-                Cat(*[wanted[n : n + GROUP].any() for n in range(0, BITMAP_WORD, GROUP)])
+                Cat(*[wanted.bits[n : n + GROUP].any() for n in range(0, BITMAP_WORD, GROUP)])
             ),
-            *[getattr(masked_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
+            masked_slice.source.payload.some.eq(wanted.bits.any()),
+            *[getattr(masked_slice.source.payload, n).eq(getattr(wanted, n)) for n in wanted_layout.members],
             arrived.eq(masked_slice.sink.valid & entry_free),
             masked_slice.sink.ready.eq(arrived),
-            some.eq(masked.groups.any()),
+            some.eq(masked.some),
             pushed.eq(pending),
             new_entry.source.payload.eq(pushed),
         ]

@@ -127,10 +127,11 @@ class Drain(wiring.Component):
             self.dx.payload.eq(row.lanes),
             placed.sink.ready.eq(row.hidden | ~row.exists | self.dx.ready),
             take.eq(placed.sink.valid & placed.sink.ready),
-            self.hidden_write.valid.eq(take & row.hidden & row.exists),
+            # rows of h never wait
+            self.hidden_write.valid.eq(placed.sink.valid & row.hidden & row.exists),
             self.hidden_write.payload.address.eq(row.address),
             self.hidden_write.payload.word.eq(row.lanes),
-            self.hidden_done.eq(take & row.ends_hidden),
+            self.hidden_done.eq(placed.sink.valid & row.ends_hidden),
             self.idle.eq(tiles_open == 0),
         ]
         m.d.sync += [

@@ -69,7 +69,10 @@ class GateSequencer(wiring.Component):
         slots_used, tiles_open = Signal(2), Signal(bits_for(c.batch_tiles))
         requested, unit = LoopCounter(m, run.end.H, "requested"), LoopCounter(m, run.end.H, "unit")
         column = LoopCounter(m, run.end.I, "column")
-        requesting, last_step, may_start, settled = Signal(), Signal(), Signal(), Signal()
+        requesting, last_step, settled = Signal(), Signal(), Signal()
+        slot_free, tile_free = Signal(), Signal()
+        # the states in which records and x are taken, as registers: their stall reaches far
+        in_units, in_x = Signal(), Signal()
         # the cells of a batch tile leave the unit when the next one's records go in: they have their own counters
         cell_unit, cell_tile = LoopCounter(m, run.end.H, "cell_unit"), LoopCounter(m, run.end.batch_tiles, "cell_tile")
         cell_base = Signal(range(self.state_depth))
@@ -105,20 +108,24 @@ class GateSequencer(wiring.Component):
                 m.d.sync += cell_base.eq(Mux(cell_tile.at_end, 0, cell_base + c.max_H))
         cells_open = Signal(bits_for(2 * c.max_H))
         m.d.sync += cells_open.eq(cells_open + (self.gate_inputs.valid & self.gate_inputs.ready) - self.cells.valid)
-        next_slots, next_tiles = Signal.like(slots_used), Signal.like(tiles_open)
-        m.d.comb += [
-            next_slots.eq(slots_used + starting - self.step_done),
-            next_tiles.eq(tiles_open + starting - self.hidden_done),
-        ]
-        # what the states decide by comes from registers
+        # what the states decide by comes from registers; a start is long over when the next one is decided
         m.d.sync += [
-            slots_used.eq(next_slots),
-            tiles_open.eq(next_tiles),
-            may_start.eq((next_slots != 2) & (next_tiles != run.batch_tiles)),
+            slots_used.eq(slots_used + starting - self.step_done),
+            tiles_open.eq(tiles_open + starting - self.hidden_done),
+            slot_free.eq((slots_used != 2) | self.step_done),
+            tile_free.eq((tiles_open != run.batch_tiles) | self.hidden_done),
             last_step.eq(step == 0),
             settled.eq(cells_open == 0),
         ]
 
+        take = Signal()  # a record, with its state
+        m.d.comb += [
+            self.gate_inputs.valid.eq(in_units & self.records.valid & self.state.valid),
+            self.records.ready.eq(in_units & self.state.valid & self.gate_inputs.ready),
+            self.state.ready.eq(in_units & self.records.valid & self.gate_inputs.ready),
+            take.eq(self.gate_inputs.valid & self.gate_inputs.ready),
+            self.x.ready.eq(in_x),
+        ]
         with m.FSM():
             with m.State("IDLE"):  # no run
                 with m.If(self.start):
@@ -126,19 +133,19 @@ class GateSequencer(wiring.Component):
                     batch_tile.clear()
                     m.next = "WAIT"
             with m.State("WAIT"):  # for a free slot, a complete dh_rec and room in the queue of batch tiles
-                m.d.comb += [self.tile.valid.eq(may_start), starting.eq(may_start & self.tile.ready)]
+                m.d.comb += [
+                    self.tile.valid.eq(slot_free & tile_free),
+                    starting.eq(slot_free & tile_free & self.tile.ready),
+                ]
                 m.d.sync += requesting.eq(1)
                 for each in (requested, unit, column):
                     each.clear()
                 with m.If(starting):
+                    m.d.sync += in_units.eq(1)
                     m.next = "UNITS"
             with m.State("UNITS"):  # records and state into the gate gradient unit, h into the input store
-                take = self.gate_inputs.valid & self.gate_inputs.ready
                 m.d.comb += [
                     self.state_request.valid.eq(requesting),
-                    self.gate_inputs.valid.eq(self.records.valid & self.state.valid),
-                    self.records.ready.eq(take),
-                    self.state.ready.eq(take),
                     self.input_write.valid.eq(take),
                     self.input_write.payload.address.eq(input_base + c.max_I + unit.value),
                     self.input_write.payload.word.eq(record.h_prev),
@@ -151,10 +158,10 @@ class GateSequencer(wiring.Component):
                 with m.If(take):
                     unit.advance()
                     with m.If(unit.at_end):
+                        m.d.sync += [in_units.eq(0), in_x.eq(1)]
                         m.next = "X"
             with m.State("X"):  # x into the input store
                 m.d.comb += [
-                    self.x.ready.eq(1),
                     self.input_write.valid.eq(self.x.valid),
                     self.input_write.payload.address.eq(input_base + column.value),
                     self.input_write.payload.word.eq(self.x.payload),
@@ -163,6 +170,7 @@ class GateSequencer(wiring.Component):
                     column.advance()
                     with m.If(column.at_end):
                         m.d.comb += self.inputs_done.eq(1)
+                        m.d.sync += in_x.eq(0)
                         m.next = "NEXT"
             with m.State("NEXT"):  # on to the next batch tile; after the last one, until all cells are stored
                 finishes = last_tile & last_step

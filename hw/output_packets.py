@@ -89,15 +89,13 @@ class OutputPackets(wiring.Component):
             m.d.comb += [packer.words.payload.data.eq(packing.data), packer.words.payload.last.eq(packing.last)]
             with m.If(words.sink.valid & (packing.packer == number[w])):
                 m.d.comb += [packer.words.valid.eq(1), words.sink.ready.eq(packer.words.ready)]
-        filling = Signal()
-        m.d.comb += [
-            filling.eq(word_valid & word_ready),
-        ]
+        filling, fills = Signal(), Signal()
+        m.d.comb += filling.eq(word_valid & word_ready)
         # a cycle later: until then no word of the next section goes in
         m.d.sync += section_sent.eq(beat_valid & beat_ready & beat.last)
         with m.If(section_sent):
             m.d.sync += filled.eq(0)
-        with m.Elif(filling & word_last):
+        with m.Elif(fills):
             m.d.sync += filled.eq(1)
 
         def lane_bits(lanes: Any) -> Any:
@@ -140,6 +138,8 @@ class OutputPackets(wiring.Component):
         for n, target in enumerate((word_valid, word, word_last, selected)):
             masked = [Value.cast(v[n]) & chosen[name].replicate(len(target)) for name, v in sources.items()]
             m.d.comb += target.eq(reduce(or_, masked))
+        ending = [chosen[name] & valid & last for name, (valid, _, last, _) in sources.items()]
+        m.d.comb += fills.eq(reduce(or_, ending) & word_ready)
         m.d.comb += [
             self.statistics.ready.eq(word_ready & chosen["statistics"]),
             self.dx.ready.eq(word_ready & chosen["dx"]),

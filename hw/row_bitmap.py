@@ -100,7 +100,17 @@ class RowBitmapBuilder(wiring.Component):
             self.bias_rows.valid.eq(take),
             self.sieve_saturated.valid.eq(take),
         ]
+        send = in_word.at_end | group.at_end
         m.d.sync += taken.eq(take)
+        m.d.comb += self.bitmap_write.valid.eq(take & send)
+        with m.If(take):
+            m.d.sync += [word.eq(next_word), gate.eq(gate + rate)]
+            group.advance()
+            in_word.advance()
+            with m.If(send):
+                m.d.sync += [word_index.eq(word_index + 1), word.eq(0)]
+            with m.If(group.at_end):
+                m.d.sync += [gate.eq(0), collecting.eq(0)]
         with m.FSM():
             with m.State("IDLE"):  # waits for the next batch tile
                 m.d.comb += self.tile.ready.eq(1)
@@ -117,22 +127,12 @@ class RowBitmapBuilder(wiring.Component):
                     in_word.clear()
                     m.next = "COLLECT"
             with m.State("COLLECT"):  # takes groups of rows, hands on full words
-                send = in_word.at_end | group.at_end
                 m.d.comb += [
                     self.statistics.valid.eq(self.sieved.valid & send),
                     self.statistics.payload.eq(next_word),
-                    self.bitmap_write.valid.eq(take & send),
                 ]
-                with m.If(take):
-                    m.d.sync += word.eq(next_word)
-                    group.advance()
-                    in_word.advance()
-                    m.d.sync += gate.eq(gate + rate)
-                    with m.If(send):
-                        m.d.sync += [word_index.eq(word_index + 1), word.eq(0)]
-                    with m.If(group.at_end):
-                        m.d.sync += [gate.eq(0), collecting.eq(0)]
-                        m.next = "SETTLE"
+                with m.If(take & group.at_end):
+                    m.next = "SETTLE"
             with m.State("SETTLE"):  # the last rows are counted
                 m.next = "COUNT"
             with m.State("COUNT"):  # hands on the counts, a gate a word

@@ -21,6 +21,7 @@ from rtl_gen.tools import run
 from tests.fpga.small_core import SmallCore
 
 ULX3S = board("ulx3s")
+CLOCK = 80
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def report(folder: Path) -> BuildReport:
     """The report of the first build."""
     stages: list[str] = []
-    made = build(ULX3S, preset("tiny"), output=folder / "a", seeds=(1,), progress=lambda s, detail: stages.append(s))
+    made = build(
+        ULX3S,
+        preset("tiny"),
+        clock_mhz=CLOCK,
+        output=folder / "a",
+        seeds=(1,),
+        progress=lambda s, detail: stages.append(s),
+    )
     assert list(dict.fromkeys(stages)) == ["generating the design", "synthesis", "floorplan", "seed 1", "packing"]
     return made
 
@@ -50,7 +58,7 @@ def test_bitstream_and_report_are_those_of_the_board(folder: Path, report: Build
     values = json.loads((folder / "a" / "ulx3s_tiny.json").read_text())
     assert values == json.loads(json.dumps(report.as_json()))
     assert values["sha256"] == hashlib.sha256(report.bitstream.read_bytes()).hexdigest()
-    assert values["clock_mhz"] == 80
+    assert values["clock_mhz"] == CLOCK
     # the counter and the synchronisers of the small core
     assert 8 <= values["resources"]["flip_flops"]["used"] <= 20
     assert values["resources"]["multipliers"] == {
@@ -59,7 +67,7 @@ def test_bitstream_and_report_are_those_of_the_board(folder: Path, report: Build
         "available": 156,
         "left": 156,
     }
-    assert values["fmax_mhz"]["best"] > 80
+    assert values["fmax_mhz"]["best"] > CLOCK
     (log,) = (folder / "cache" / "bitstreams" / "routed").glob("*/nextpnr.log")
     # the goal of placement is above the clock
     assert re.search(r"Max frequency for clock .*: [\d.]+ MHz \(PASS at 88.00 MHz\)", log.read_text())
@@ -70,7 +78,7 @@ def test_bitstream_and_report_are_those_of_the_board(folder: Path, report: Build
 def test_same_input_gives_the_same_bytes_in_another_place(folder: Path, report: BuildReport) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADSIEVE_BUILD", str(folder / "other" / "cache"))
-        again = build(ULX3S, preset("tiny"), output=folder / "b", seeds=(1,))
+        again = build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=folder / "b", seeds=(1,))
     assert again.sha256 == report.sha256
 
 
@@ -91,17 +99,20 @@ def test_stages_that_were_done_are_not_done_again(
         raise AssertionError("a tool was run")
 
     monkeypatch.setattr(module, "run", no_tool)
-    assert build(ULX3S, preset("tiny"), output=folder / "c", seeds=(1,)).sha256 == report.sha256
+    assert build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=folder / "c", seeds=(1,)).sha256 == report.sha256
     with pytest.raises(AssertionError):
-        build(ULX3S, preset("tiny"), output=folder / "c", seeds=(1, 2))
+        build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=folder / "c", seeds=(1, 2))
 
 
 def test_a_bitstream_that_is_too_slow_is_not_written(
     folder: Path, report: BuildReport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert build(ULX3S, preset("tiny"), output=folder / "d", seeds=(1,)).bitstream == folder / "d" / "ulx3s_tiny.bit"
+    assert (
+        build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=folder / "d", seeds=(1,)).bitstream
+        == folder / "d" / "ulx3s_tiny.bit"
+    )
     monkeypatch.setattr(module, "_fmax", lambda report: {"clk": 79.2})
-    slow = build(ULX3S, preset("tiny"), output=folder / "d", seeds=(1,))
+    slow = build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=folder / "d", seeds=(1,))
     assert slow.bitstream is slow.sha256 is None
     assert slow.refusal == (
         "the best seed reached a routed Fmax of 79.2 MHz, 1 % less than the clock of 80 MHz: "
@@ -112,13 +123,13 @@ def test_a_bitstream_that_is_too_slow_is_not_written(
 
 def test_no_seed_that_can_be_routed_is_an_error(folder: Path, report: BuildReport) -> None:
     with pytest.raises(BuildError, match=r"tiny could not be placed and routed on ulx3s with any of 1 seeds \(.*nonse"):
-        build(ULX3S, preset("tiny"), output=folder / "e", seeds=(1,), place_options=("--nonsense",))
+        build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=folder / "e", seeds=(1,), place_options=("--nonsense",))
 
 
 def test_output_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BuildError, match="file/out: cannot be written"):
-        build(ULX3S, preset("tiny"), output=tmp_path / "file" / "out")
+        build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=tmp_path / "file" / "out")
 
 
 @pytest.mark.heavy

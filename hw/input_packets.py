@@ -42,7 +42,7 @@ class InputPackets(wiring.Component):
 
     One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle), and a cycle more
     for a beat that a section leaves unfilled.  A word is complete `latency` = 2 cycles after its last piece is taken,
-    a bit of column masks a cycle later.
+    a bit of column masks two cycles later.
     `running` tells
     that a run is active: a tape waits for it, other kinds are refused during it; so is every packet while
     `sizes_bad`.  A bad packet gives `error` for one cycle and is thrown away to its end, as is all that follows until
@@ -402,11 +402,15 @@ class InputPackets(wiring.Component):
                 m.d.comb += [port.payload.word[n].eq(v) for n, v in enumerate(contents)]
             else:
                 m.d.comb += port.payload.word.eq(contents)
-        # the choice among all bits of a word takes a cycle
+        # the choice among all bits of a word takes two cycles: a byte, then a bit
+        byte, byte_valid, byte_tag = Signal(8), Signal(), Signal(layout, reset_less=True)
         m.d.sync += [
-            self.column_write.valid.eq(valid[Target.COLUMNS]),
-            self.column_write.payload.address.eq(tag.address),
-            self.column_write.payload.word.eq(word[:BITMAP_WORD].bit_select(tag.bit, 1)),
+            byte_valid.eq(valid[Target.COLUMNS]),
+            byte_tag.eq(tag),
+            byte.eq(word[:BITMAP_WORD].word_select(tag.bit[3:], 8)),
+            self.column_write.valid.eq(byte_valid),
+            self.column_write.payload.address.eq(byte_tag.address),
+            self.column_write.payload.word.eq(byte.bit_select(byte_tag.bit[:3], 1)),
         ]
         m.d.comb += [
             *[port.valid.eq(valid[target]) for target, port in tape.items()],
@@ -418,4 +422,5 @@ class InputPackets(wiring.Component):
                 m.d.comb += lanes[n].eq(value)
         of_tape = reduce(or_, (piece.target == target for target in tape))
         stored = (*ports, Target.COLUMNS)
-        return (pieces.sink.valid & ~of_tape) | reduce(or_, (valid[t] for t in stored)) | self.column_write.valid
+        late = byte_valid | self.column_write.valid
+        return (pieces.sink.valid & ~of_tape) | reduce(or_, (valid[t] for t in stored)) | late

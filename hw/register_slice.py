@@ -38,14 +38,17 @@ class RegisterSlice(wiring.Component):
             return m
         spare, spare_valid = Signal(self.shape, reset_less=True), Signal()
         m.d.comb += source.ready.eq(~spare_valid)
+        # not as conditions: synthesis would have them share the logic of the payload's enable, which may lie far away
+        stalled = sink.valid & ~sink.ready
+        m.d.sync += [
+            sink.valid.eq(source.valid | spare_valid | stalled),
+            spare_valid.eq((source.valid | spare_valid) & stalled),
+        ]
         with m.If(~sink.valid | sink.ready):
-            m.d.sync += [sink.valid.eq(source.valid | spare_valid), spare_valid.eq(0)]
             with m.If(spare_valid):
                 m.d.sync += payload.eq(spare)
             with m.Else():
                 m.d.sync += payload.eq(source.payload)
-        with m.Elif(source.valid & source.ready):
-            m.d.sync += spare_valid.eq(1)
         with m.If(source.ready):  # whether or not it will be needed: that is known later in the cycle
             m.d.sync += spare.eq(source.payload)
         with m.If(self.clear):
@@ -70,6 +73,7 @@ class ForwardRegister(wiring.Component):
         m = Module()
         payload = Signal(self.shape, reset_less=True)
         m.d.comb += [self.source.ready.eq(~self.sink.valid | self.sink.ready), self.sink.payload.eq(payload)]
+        m.d.sync += self.sink.valid.eq(self.source.valid | (self.sink.valid & ~self.sink.ready))
         with m.If(self.source.ready):
-            m.d.sync += [self.sink.valid.eq(self.source.valid), payload.eq(self.source.payload)]
+            m.d.sync += payload.eq(self.source.payload)
         return m

@@ -7,9 +7,9 @@ from typing import Any
 
 from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
-from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
+from hw.block_memory import BlockMemory
 from hw.config import EngineConfig
 from hw.delay_line import DelayLine
 from hw.flow import Flow
@@ -64,22 +64,21 @@ class BiasGradientAccumulator(wiring.Component):
         ]
         words = []
         for r in range(rate):
-            memory = Memory(shape=signed(width), depth=self.groups, init=[])
-            m.submodules[f"bank_{r}"] = memory
-            write_port, read_port = memory.write_port(), memory.read_port()
+            # no word is read in the cycle in which it is written
+            m.submodules[f"bank_{r}"] = memory = BlockMemory(width, self.groups)
             terms = [self.rows.payload.word[r][lane] for lane in range(c.C)]
             lane_sum = sum(terms[1:], start=terms[0])
             m.submodules[f"lane_sum_{r}"] = waiting = DelayLine(lane_sum.shape(), self.latency)
-            old = Signal(signed(width), name=f"old_{r}", reset_less=True)
-            m.d.sync += old.eq(read_port.data)
+            old = memory.read_data.as_signed()
             cleared = clears & (clear % rate == r)
             m.d.comb += [
                 waiting.input.eq(lane_sum),
-                read_port.en.eq(1),
-                read_port.addr.eq(Mux(stage_0.valid, stage_0.address, address // rate)),
-                write_port.en.eq(stage_2.valid | cleared),
-                write_port.addr.eq(Mux(clears, clear // rate, stage_2.address)),
-                write_port.data.eq(Mux(clears, 0, old + waiting.output)),
+                memory.read_enable.eq(1),
+                memory.output_enable.eq(1),
+                memory.read_address.eq(Mux(stage_0.valid, stage_0.address, address // rate)),
+                memory.write_enable.eq(stage_2.valid | cleared),
+                memory.write_address.eq(Mux(clears, clear // rate, stage_2.address)),
+                memory.write_data.eq(Mux(clears, 0, old + waiting.output)),
             ]
             words.append(old)
         word = Signal(signed(width), reset_less=True)

@@ -255,6 +255,7 @@ class WeightGradientReadout(wiring.Component):
             exact.append(Cat(taken, taken[-1].replicate(EXACT_BITS - width)))
             short.append(clipped)
             flags.append(overflow & (~mark[0] if n else 1) & ~self.mode.exact)
+        counted = [stage(flag, f"flag_{n}") for n, flag in enumerate(flags)]
         marked, group_out = data.View(mark_layout, mark), queue.source.payload
         m.d.comb += [
             group_out.data.eq(stage(Mux(self.mode.exact, Cat(*exact), Cat(*short)), "group_data")),
@@ -263,8 +264,8 @@ class WeightGradientReadout(wiring.Component):
             group_out.last.eq(stage(marked.last, "group_last")),
         ]
         m.d.sync += [
-            self.saturated.valid.eq(valid[-1]),
-            self.saturated.payload.eq(sum(flags[1:], start=flags[0])),
+            self.saturated.valid.eq(leaving),
+            self.saturated.payload.eq(sum(counted[1:], start=counted[0])),
         ]
         return m
 

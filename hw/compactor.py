@@ -201,20 +201,17 @@ class Compactor(wiring.Component):
         m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
         wiring.connect(m, entries.r_stream, next_entry.source)
         groups = [current.bits[n : n + GROUP] for n in range(0, BITMAP_WORD, GROUP)]
-        chosen = _lowest(current.groups)
-        word_done, group_taken = Signal(), Signal()  # word_done: one group is left, known ahead
+        # known ahead, from registers: the group to take, those behind it, and whether there are none
+        chosen, rest, word_done = Signal(BITMAP_WORD // GROUP), Signal(BITMAP_WORD // GROUP), Signal()
+        group_taken = Signal()
         m.d.comb += [
             next_entry.sink.ready.eq(~current_valid | (group_taken & word_done)),
         ]
-        with m.If(group_taken & current_valid):
-            rest = current.groups & ~chosen
-            m.d.sync += [current.groups.eq(rest), word_done.eq(~_several(rest))]
         with m.If(next_entry.sink.ready):
-            m.d.sync += [
-                current_valid.eq(next_entry.sink.valid),
-                current.eq(next_entry.sink.payload),
-                word_done.eq(~_several(next_entry.sink.payload.groups)),
-            ]
+            m.d.sync += [current_valid.eq(next_entry.sink.valid), current.eq(next_entry.sink.payload)]
+        ahead = Mux(next_entry.sink.ready, next_entry.sink.payload.groups, rest)
+        with m.If(next_entry.sink.ready | (group_taken & current_valid)):
+            m.d.sync += [chosen.eq(_lowest(ahead)), rest.eq(ahead & ~_lowest(ahead)), word_done.eq(~_several(ahead))]
 
         # both levels end a word or group by their own bits only
         m.submodules.next_group = next_group = RegisterSlice(_group_layout(c))
@@ -248,8 +245,8 @@ class Compactor(wiring.Component):
                 out.job.eq(group.job),
             ]
             with m.If(group_valid):
-                rest = group.bits & ~lowest
-                m.d.sync += [group.bits.eq(rest), group_done.eq(~_several(rest)), first.eq(group.end & group_done)]
+                others = group.bits & ~lowest
+                m.d.sync += [group.bits.eq(others), group_done.eq(~_several(others)), first.eq(group.end & group_done)]
         with m.If(next_group.sink.ready):
             m.d.sync += [
                 group_valid.eq(next_group.sink.valid),

@@ -153,7 +153,7 @@ class Controller(wiring.Component):
                     m.d.sync += pending["start"].eq(0)
                     m.d.comb += refused.eq(no_start)
                     with m.If(no_start == ErrorCode.NONE):
-                        m.d.sync += self.terms.eq(terms_after)
+                        m.d.sync += [self.terms.eq(terms_after), self.active.eq(1)]
                         m.next = "SET"
                 with m.Elif(~stale & pending["read"]):
                     m.d.sync += pending["read"].eq(0)
@@ -194,12 +194,13 @@ class Controller(wiring.Component):
                 m.next = "START"
                 fault()
             with m.State("START"):  # everything begins
-                m.d.comb += [self.start.eq(1), self.running.eq(1), self.active.eq(1)]
+                m.d.comb += [self.start.eq(1), self.running.eq(1)]
                 m.next = "RUN"
                 fault()
             with m.State("RUN"):  # until the host has the result
-                m.d.comb += [self.running.eq(1), self.active.eq(1)]
+                m.d.comb += self.running.eq(1)
                 with m.If(self.run_done):
+                    m.d.sync += self.active.eq(0)
                     m.next = "SETTLE"
                 fault()
             with m.State("SETTLE"):  # until the last weight gradients are stored

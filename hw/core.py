@@ -16,7 +16,7 @@ from hw.config import BITMAP_WORD, EngineConfig
 from hw.controller import Controller
 from hw.counters import Counters
 from hw.drain import Drain
-from hw.gate_gradient import GateGradientUnit, gate_input_layout, gate_rows_layout
+from hw.gate_gradient import GateGradientUnit, gate_rows_layout
 from hw.gate_sequencer import GateSequencer
 from hw.input_packets import InputPackets
 from hw.input_store import InputStore
@@ -30,7 +30,7 @@ from hw.register_slice import RegisterSlice
 from hw.registers import COUNTERS_32, COUNTERS_64
 from hw.row_bitmap import RowBitmapBuilder
 from hw.sieve import Sieve
-from hw.state_store import StateStore, state_layout
+from hw.state_store import StateStore, lanes_layout, state_layout
 from hw.systolic_array import SystolicArray
 from hw.weight_gradient_store import WeightGradientStore
 from hw.weight_store import WeightStore
@@ -151,10 +151,7 @@ class Core(wiring.Component):
         # tape -> gate gradients -> sieve -> rows and bitmaps
         join(flip(self.records), gates.records)
         join(flip(self.x), gates.x)
-        # no stall of the array side reaches the tape's side within a cycle
-        m.submodules.gate_inputs = gate_inputs = RegisterSlice(gate_input_layout(c), full=unit.period == 1)
-        join(gates.gate_inputs, gate_inputs.source)
-        join(gate_inputs.sink, unit.inputs)
+        join(gates.gate_inputs, unit.inputs)
         join(unit.cells, gates.cells)
         join(unit.rows, sieve.rows)
         join(sieve.sieved, builder.sieved)
@@ -214,7 +211,10 @@ class Core(wiring.Component):
         join(fetch.operands, array.operands)
         join(array.drain, drain.sums)
         join(fetch.drain_jobs, drain.jobs)
-        join(drain.dx, output.dx)
+        # the output's stall does not reach the drain within a cycle
+        m.submodules.dx = dx = RegisterSlice(lanes_layout(c))
+        join(drain.dx, dx.source)
+        join(dx.sink, output.dx)
         m.d.comb += [
             fetch.inputs_loaded.eq(inputs.loaded),
             inputs.taken.eq(fetch.inputs_taken),
@@ -236,19 +236,22 @@ class Core(wiring.Component):
         join(state_request.sink, state.request)
         m.submodules.state_words = state_words = RegisterSlice(state_layout(c))
         join(state.state, state_words.source)
+        # of its own, so that no stall of the output reaches the gate sequencer; it takes two cycles a unit anyway
+        m.submodules.state_for_host = host_words = RegisterSlice(state_layout(c), full=False)
+        join(host_words.sink, output.state)
         for_host, asks, words = Signal(), state_request.source, state_words.sink
         m.d.sync += for_host.eq(output.in_state)
-        for reader, turn in ((gates, ~for_host), (output, for_host)):
+        for reader, state_in, turn in ((gates, gates.state, ~for_host), (output, host_words.source, for_host)):
             with m.If(turn):
                 m.d.comb += [
                     asks.valid.eq(reader.state_request.valid),
                     asks.payload.eq(reader.state_request.payload),
-                    words.ready.eq(reader.state.ready),
+                    words.ready.eq(state_in.ready),
                 ]
             m.d.comb += [
                 reader.state_request.ready.eq(asks.ready & turn),
-                reader.state.valid.eq(words.valid & turn),
-                reader.state.payload.eq(words.payload),
+                state_in.valid.eq(words.valid & turn),
+                state_in.payload.eq(words.payload),
             ]
 
         # weight gradients: a run and the readout never use them at the same time
@@ -275,7 +278,7 @@ class Core(wiring.Component):
         m.d.sync += tiles_left.eq(tiles_left + builder.done - fetch.step_done)
         with m.If(controller.start | sequencer.done):
             m.d.sync += all_issued.eq(sequencer.done)
-        m.d.comb += settled.eq(all_issued & (tiles_left == 0) & fetch.idle & drain.idle)
+        m.d.sync += settled.eq(all_issued & (tiles_left == 0) & fetch.idle & drain.idle)
 
         # counters
         open_read = Signal()  # cycles of readouts: from the command to the packet's end

@@ -76,10 +76,12 @@ class Drain(wiring.Component):
             *[getattr(next_job.source.payload, n).eq(getattr(queued, n)) for n in ("hidden", "ends_hidden", "columns")],
             next_job.source.payload.base.eq(queued.batch_tile * c.max_H + queued.first_column),
         ]
-        # the queue may be a block memory, whose words come late in the cycle
+        # the queue may be a block memory, whose words come late in the cycle; and the stall ends behind it
         m.submodules.next_row = next_row = ForwardRegister(row_layout)
         wiring.connect(m, rows.r_stream, next_row.source)
-        job, queued_row = next_job.sink.payload, next_row.sink.payload
+        m.submodules.row_slice = row_slice = RegisterSlice(row_layout)
+        wiring.connect(m, next_row.sink, row_slice.source)
+        job, queued_row = next_job.sink.payload, row_slice.sink.payload
         tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
         # a row and what its job says of it
         placed_layout = data.StructLayout(
@@ -95,9 +97,9 @@ class Drain(wiring.Component):
         m.submodules.placed = placed = RegisterSlice(placed_layout)
         coming, row = placed.source.payload, placed.sink.payload
         m.d.comb += [
-            placed.source.valid.eq(next_row.sink.valid & next_job.sink.valid),
-            next_row.sink.ready.eq(placed.source.ready & next_job.sink.valid),
-            next_job.sink.ready.eq(placed.source.ready & next_row.sink.valid & coming.last),
+            placed.source.valid.eq(row_slice.sink.valid & next_job.sink.valid),
+            row_slice.sink.ready.eq(placed.source.ready & next_job.sink.valid),
+            next_job.sink.ready.eq(placed.source.ready & row_slice.sink.valid & coming.last),
             *[getattr(coming, n).eq(getattr(queued_row, n)) for n in row_layout.members],
             coming.hidden.eq(job.hidden),
             coming.exists.eq(index < job.columns),

@@ -43,6 +43,11 @@ def gate_rows_layout(config: EngineConfig) -> data.ArrayLayout:
     return data.ArrayLayout(row, config.gate_rows_per_cycle)
 
 
+def gate_period(config: EngineConfig) -> int:
+    """Cycles a hidden unit: it has 4 gate rows."""
+    return 4 // config.gate_rows_per_cycle
+
+
 def saturation_layout(config: EngineConfig) -> data.StructLayout:
     """How many values of one cycle saturated, in gradient-format and in activation-format results."""
     most = (OPERATIONS_PER_UNIT + len(_SUMS)) * config.C
@@ -103,7 +108,7 @@ class GateGradientUnit(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.period = 4 // config.gate_rows_per_cycle
+        self.period = gate_period(config)
         self._schedule()
         super().__init__(
             {

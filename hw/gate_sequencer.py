@@ -11,9 +11,10 @@ from amaranth.lib.wiring import In, Out
 from hw.arithmetic import bits_for
 from hw.config import EngineConfig
 from hw.flow import Flow
-from hw.gate_gradient import gate_input_layout
+from hw.gate_gradient import gate_input_layout, gate_period
 from hw.loop_counter import LoopCounter
 from hw.memory import write_layout
+from hw.register_slice import RegisterSlice
 from hw.run import run_layout
 from hw.state_store import lanes_layout, state_layout
 
@@ -29,10 +30,11 @@ def record_layout(config: EngineConfig) -> data.StructLayout:
 class GateSequencer(wiring.Component):
     """For t descending and batch tiles ascending: H records to the gate gradient unit, then I lane vectors of x.
 
-    A batch tile starts when its slot is free (at most two are in use, `step_done` frees one), its dh_rec is complete
-    (`hidden_done` counts the tiles of the step before) and the row bitmap builder is idle (`tile` is taken).  Units
-    flow at the rate of the slowest of tape, state store and gate gradient unit.  Lanes without a sample are zeroed
-    here, and the seeds too when the run has none.  `inputs_done` pulses when x and h of a batch tile are stored.
+    A batch tile starts when its slot is free (at most two are in use, `step_done` frees one), its dh_rec is
+    complete (`hidden_done` counts the tiles of the step before) and the row bitmap builder is idle (`tile` is
+    taken).  Units flow at the rate of the slowest of tape, state store and gate gradient unit (one in `period`
+    cycles).  Lanes without a sample are zeroed here, and the seeds too when the run has none.  `inputs_done` pulses
+    when x and h of a batch tile are stored.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -40,6 +42,7 @@ class GateSequencer(wiring.Component):
         input_lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)
         self.input_depth = 2 * (config.max_I + config.max_H)
         self.state_depth = config.batch_tiles * config.max_H
+        self.period = gate_period(config)
         super().__init__(
             {
                 "run": In(run_layout(config)),
@@ -88,7 +91,11 @@ class GateSequencer(wiring.Component):
             self.cell_write.payload.word.eq(self.cells.payload),
             self.cell_write.valid.eq(self.cells.valid),
         ]
-        record, inputs = self.records.payload, self.gate_inputs.payload
+        record, take = self.records.payload, Signal()  # take: a record, with its state
+        # no stall of the array side reaches the tape's side within a cycle; not full, it takes 3 cycles a unit
+        m.submodules.gate_inputs = unit_slice = RegisterSlice(gate_input_layout(c), full=self.period < 3)
+        wiring.connect(m, unit_slice.sink, wiring.flipped(self.gate_inputs))
+        inputs = unit_slice.source.payload
         for name in ("i", "f", "g", "o", "tanh_c", "c_prev"):
             m.d.comb += inputs[name].eq(record[name])
         seeded = Signal()
@@ -107,30 +114,36 @@ class GateSequencer(wiring.Component):
                 cell_tile.advance()
                 m.d.sync += cell_base.eq(Mux(cell_tile.at_end, 0, cell_base + c.max_H))
         cells_open = Signal(bits_for(2 * c.max_H))
-        m.d.sync += cells_open.eq(cells_open + (self.gate_inputs.valid & self.gate_inputs.ready) - self.cells.valid)
+        m.d.sync += cells_open.eq(cells_open + take - self.cells.valid)
         # what the states decide by comes from registers; a start is long over when the next one is decided
         m.d.sync += [
             slots_used.eq(slots_used + starting - self.step_done),
             tiles_open.eq(tiles_open + starting - self.hidden_done),
-            slot_free.eq((slots_used != 2) | self.step_done),
-            tile_free.eq((tiles_open != run.batch_tiles) | self.hidden_done),
+            slot_free.eq(slots_used != 2),
+            tile_free.eq(tiles_open != run.batch_tiles),
             last_step.eq(step == 0),
             settled.eq(cells_open == 0),
         ]
 
-        take = Signal()  # a record, with its state
+        may_take, waits_for_record = Signal(), in_units & self.state.valid & unit_slice.source.ready
+        if self.period > 1:
+            # a register, as all this comes from far, and what it decides reaches far
+            m.d.sync += may_take.eq(waits_for_record & ~take)
+        else:
+            m.d.comb += may_take.eq(waits_for_record)
         m.d.comb += [
-            self.gate_inputs.valid.eq(in_units & self.records.valid & self.state.valid),
-            self.records.ready.eq(in_units & self.state.valid & self.gate_inputs.ready),
-            self.state.ready.eq(in_units & self.records.valid & self.gate_inputs.ready),
-            take.eq(self.gate_inputs.valid & self.gate_inputs.ready),
-            self.x.ready.eq(in_x),
+            take.eq(self.records.valid & may_take),
+            unit_slice.source.valid.eq(take),
+            self.records.ready.eq(may_take),
+            self.state.ready.eq(take),
         ]
+        m.d.comb += self.x.ready.eq(in_x)
         with m.FSM():
             with m.State("IDLE"):  # no run
                 with m.If(self.start):
                     m.d.sync += [step.eq(run.T - 1), first_step.eq(1), tile_base.eq(0), slot.eq(0)]
-                    batch_tile.clear()
+                    for each in (batch_tile, cell_unit, cell_tile):
+                        each.clear()
                     m.next = "WAIT"
             with m.State("WAIT"):  # for a free slot, a complete dh_rec and room in the queue of batch tiles
                 m.d.comb += [

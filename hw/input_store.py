@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
@@ -14,16 +14,17 @@ from hw.config import EngineConfig
 from hw.flow import Flow
 from hw.memory import StreamMemory, write_layout
 from hw.operand_fetch import STORE_LATENCY
+from hw.register_slice import RegisterSlice
 from hw.systolic_array import input_row_layout
 
 
 class InputStore(wiring.Component):
     """Two slots of max_I + max_H lane vectors: x from 0, h from max_I.
 
-    `jobs` names tiles in the order in which the array will use them; each is read, R rows in R cycles, columns beyond
-    the tile's last as zeros, and sent on `rows`.  `loaded` is high from the tile's last row but two (its first, if R is
-    less than 3) until `taken`, which comes STORE_LATENCY = 2 cycles after it rose or later; the next tile's rows follow
-    from the cycle after that.
+    `jobs` names tiles in the order in which the array will use them; each is read, R rows in R cycles, columns
+    beyond the tile's last as zeros, and sent on `rows` (whose `row` is zero in other cycles).  `loaded` is high from
+    the tile's last row but two (its first, if R is less than 3) until `taken`, which comes STORE_LATENCY = 2 cycles
+    after it rose or later; the next tile's rows follow from the cycle after that.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -47,22 +48,27 @@ class InputStore(wiring.Component):
         wiring.connect(m, wiring.flipped(self.write), memory.write)
         meta_layout = data.StructLayout({"row": range(c.R), "exists": 1, "last": 1})
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
-        meta_in, meta = Signal(meta_layout), data.View(meta_layout, meta_fifo.r_data)
-        row, exists, issue = Signal(range(c.R)), Signal(), Signal()
-        job = self.jobs.payload
+        meta = data.View(meta_layout, meta_fifo.r_data)
+        m.submodules.asked = asked = RegisterSlice(
+            data.StructLayout({"address": range(self.depth), "meta": meta_layout})
+        )
+        row, issue, asks = Signal(range(c.R)), Signal(), Signal()
+        job, ask, coming = self.jobs.payload, asked.sink.payload, asked.source.payload
         m.d.comb += [
-            exists.eq(row < job.columns),
-            issue.eq(self.jobs.valid & memory.request.ready & meta_fifo.w_rdy),
-            memory.request.valid.eq(issue & exists),
-            memory.request.payload.eq(
-                Mux(job.slot, self.depth // 2, 0) + Mux(job.hidden, c.max_I, 0) + job.first_column + row
-            ),
-            meta_in.row.eq(row),
-            meta_in.exists.eq(exists),
-            meta_in.last.eq(row == c.R - 1),
-            meta_fifo.w_data.eq(meta_in),
-            meta_fifo.w_en.eq(issue),
-            self.jobs.ready.eq(issue & (row == c.R - 1)),
+            asked.source.valid.eq(self.jobs.valid),
+            issue.eq(self.jobs.valid & asked.source.ready),
+            coming.address.eq(Mux(job.slot, self.depth // 2, 0) + Mux(job.hidden, c.max_I, 0) + job.first_column + row),
+            coming.meta.row.eq(row),
+            coming.meta.exists.eq(row < job.columns),
+            coming.meta.last.eq(row == c.R - 1),
+            self.jobs.ready.eq(asked.source.ready & (row == c.R - 1)),
+            # a row that does not exist asks the memory for nothing
+            asks.eq(asked.sink.valid & memory.request.ready & meta_fifo.w_rdy),
+            asked.sink.ready.eq(memory.request.ready & meta_fifo.w_rdy),
+            memory.request.valid.eq(asks & ask.meta.exists),
+            memory.request.payload.eq(ask.address),
+            meta_fifo.w_data.eq(ask.meta),
+            meta_fifo.w_en.eq(asks),
         ]
         with m.If(issue):
             m.d.sync += row.eq(Mux(row == c.R - 1, 0, row + 1))
@@ -78,7 +84,7 @@ class InputStore(wiring.Component):
         m.d.comb += self.rows.payload.lanes.eq(lanes)
         m.d.sync += [
             self.rows.valid.eq(send),
-            self.rows.payload.row.eq(meta.row),
+            self.rows.payload.row.eq(Cat(*[send & (meta.row == j) for j in range(c.R)])),
             lanes.eq(memory.word.payload.as_value() & meta.exists.replicate(self.lanes.size)),
         ]
         with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):

@@ -10,7 +10,6 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
 from hw.config import BITMAP_WORD, EngineConfig
 from hw.loop_counter import LoopCounter
 from hw.packets import STATISTICS_WORDS
@@ -89,14 +88,10 @@ class OutputPackets(wiring.Component):
             m.d.comb += [packer.words.payload.data.eq(packing.data), packer.words.payload.last.eq(packing.last)]
             with m.If(words.sink.valid & (packing.packer == number[w])):
                 m.d.comb += [packer.words.valid.eq(1), words.sink.ready.eq(packer.words.ready)]
-        filling, fills = Signal(), Signal()
-        m.d.comb += filling.eq(word_valid & word_ready)
+        fills = Signal()
         # a cycle later: until then no word of the next section goes in
         m.d.sync += section_sent.eq(beat_valid & beat_ready & beat.last)
-        with m.If(section_sent):
-            m.d.sync += filled.eq(0)
-        with m.Elif(fills):
-            m.d.sync += filled.eq(1)
+        m.d.sync += filled.eq(fills | (filled & ~section_sent))
 
         def lane_bits(lanes: Any) -> Any:
             return Cat(*[Cat(lanes[n], lanes[n][-1].replicate(e - len(lanes[n]))) for n in range(c.C)])
@@ -106,12 +101,14 @@ class OutputPackets(wiring.Component):
         statistics_word = LoopCounter(m, statistics_end, "statistics_word")
         column, unit = LoopCounter(m, run.end.I, "column"), LoopCounter(m, run.end.H, "unit")
         step, batch_tile = LoopCounter(m, run.end.T, "step"), LoopCounter(m, run.end.batch_tiles, "batch_tile")
-        loops = (statistics_word, column, unit, step, batch_tile)
-        requested = Signal(bits_for(c.max_H))
-        request_base, section = Signal(range(self.state_depth)), Signal(Section)
-        request_tile = Signal(bits_for(c.batch_tiles))
+        requested = LoopCounter(m, run.end.H, "requested")
+        request_tile = LoopCounter(m, run.end.batch_tiles, "request_tile")
+        loops = (statistics_word, column, unit, step, batch_tile, requested, request_tile)
+        request_base, requesting, section = Signal(range(self.state_depth)), Signal(), Signal(Section)
         last_tile = batch_tile.at_end
-        final, is_final = Signal(), Signal()  # the section at hand is the packet's last
+        # settled long before a section ends: it is the run's last one of dx; it is the packet's last one
+        last_section, final, is_final = Signal(), Signal(), Signal()
+        m.d.sync += [last_section.eq(last_tile & step.at_end), is_final.eq(final)]
 
         # where words come from: registers say so, as they choose many bits
         group = self.groups.payload
@@ -138,14 +135,26 @@ class OutputPackets(wiring.Component):
         for n, target in enumerate((word_valid, word, word_last, selected)):
             masked = [Value.cast(v[n]) & chosen[name].replicate(len(target)) for name, v in sources.items()]
             m.d.comb += target.eq(reduce(or_, masked))
-        ending = [chosen[name] & valid & last for name, (valid, _, last, _) in sources.items()]
-        m.d.comb += fills.eq(reduce(or_, ending) & word_ready)
+        takes = {name: Signal(name=f"takes_{name}") for name in sources}
+        m.d.comb += [takes[name].eq(chosen[name] & v[0] & word_ready) for name, v in sources.items()]
+        m.d.comb += fills.eq(reduce(or_, (takes[name] & last for name, (_, _, last, _) in sources.items())))
         m.d.comb += [
             self.statistics.ready.eq(word_ready & chosen["statistics"]),
             self.dx.ready.eq(word_ready & chosen["dx"]),
             self.state.ready.eq(word_ready & chosen["state"] & second),
             self.groups.ready.eq(word_ready & chosen["groups"]),
         ]
+        # not in the states: their choice implies them
+        with m.If(takes["statistics"]):
+            statistics_word.advance()
+        with m.If(takes["dx"]):
+            column.advance()
+        with m.If(takes["state"]):
+            m.d.sync += second.eq(~second)
+        with m.If(takes["state"] & second):
+            unit.advance()
+            with m.If(unit.at_end):
+                batch_tile.advance()
 
         def enter(state: str, source: str | None = None) -> None:
             """Go on to a state, whose words come from `source`."""
@@ -154,8 +163,7 @@ class OutputPackets(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):  # no packet
-                m.d.sync += [s.eq(0) for s in (second, requested, request_base, request_tile)]
-                m.d.sync += section.eq(Section.BIAS)
+                m.d.sync += [second.eq(0), request_base.eq(0), requesting.eq(1), section.eq(Section.BIAS)]
                 for each in loops:
                     each.clear()
                 with m.If(self.start_run):
@@ -163,15 +171,10 @@ class OutputPackets(wiring.Component):
                 with m.Elif(self.start_read):
                     enter("GRADIENTS", "groups")
             with m.State("STATISTICS"):  # row bitmap and counts of a batch tile
-                with m.If(filling):
-                    statistics_word.advance()
                 with m.If(section_sent):
                     enter("DX", "dx")
             with m.State("DX"):  # dx of a batch tile
-                last_section = last_tile & step.at_end
                 m.d.comb += final.eq(last_section & ~run.state_out)
-                with m.If(filling):
-                    column.advance()
                 with m.If(section_sent):
                     batch_tile.advance()
                     enter("STATISTICS", "statistics")
@@ -179,34 +182,28 @@ class OutputPackets(wiring.Component):
                         step.advance()
                     with m.If(last_section):
                         m.d.comb += self.result_done.eq(1)
-                        enter("IDLE")
-                        with m.If(run.state_out):
-                            enter("STATE", "state")
+                        enter("STATE", "state")
+                        with m.If(is_final):
+                            enter("IDLE")
             with m.State("STATE"):  # dh0 and dc0 of every batch tile
                 m.d.comb += [
                     self.in_state.eq(1),
                     final.eq(1),
-                    self.state_request.valid.eq(request_tile != run.batch_tiles),
-                    self.state_request.payload.eq(request_base + requested),
+                    self.state_request.valid.eq(requesting),
+                    self.state_request.payload.eq(request_base + requested.value),
                 ]
                 with m.If(self.state_request.valid & self.state_request.ready):
-                    m.d.sync += requested.eq(requested + 1)
-                    with m.If(requested == run.end.H):
-                        m.d.sync += [requested.eq(0), request_base.eq(request_base + c.max_H)]
-                        m.d.sync += request_tile.eq(request_tile + 1)
-                with m.If(filling):
-                    m.d.sync += second.eq(~second)
-                    with m.If(second):
-                        unit.advance()
-                        with m.If(unit.at_end):
-                            batch_tile.advance()
+                    requested.advance()
+                    with m.If(requested.at_end):
+                        request_tile.advance()
+                        m.d.sync += [request_base.eq(request_base + c.max_H), requesting.eq(~request_tile.at_end)]
                 with m.If(section_sent):
                     enter("IDLE")
             with m.State("GRADIENTS"):  # db, dW_ih, dW_hh
                 m.d.comb += final.eq(section == Section.HIDDEN)
                 with m.If(section_sent):
                     m.d.sync += section.eq(section + 1)
-                    with m.If(final):
+                    with m.If(is_final):
                         enter("IDLE")
 
         m.d.comb += [
@@ -216,6 +213,4 @@ class OutputPackets(wiring.Component):
             self.beats.payload.last.eq(beat.last & is_final),
             self.done.eq(section_sent & is_final),
         ]
-        # settled long before a section's first beat
-        m.d.sync += is_final.eq(final)
         return m

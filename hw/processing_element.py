@@ -31,14 +31,15 @@ class ProcessingElement(wiring.Component):
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
     stores `input` beside the stationary one; `swap`, a cycle before the first operand of a gradient tile, puts it in
     its place.
-    `finished` is a finished error sum in the one cycle that `done` marks, and 0 in all others.
+    `finished` is a finished error sum in the one cycle that `done` marks, and 0 in all others.  `lane` tells elements
+    apart that are controlled alike.
     """
 
     latency = 3
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, lane: int = 0) -> None:
         f = config.formats
-        self.config = config
+        self.config, self.lane = config, lane
         super().__init__(
             {
                 "control": In(ARRAY_CONTROL),
@@ -91,7 +92,10 @@ class ProcessingElement(wiring.Component):
         # apart from `total`, so that it is zero again when the next tile begins: that needs no third addend
         accumulator = Signal(signed(self.config.error_sum_width), reset_less=True)
         # what to do with the product, from registers beside it; a reset zeroes the sum a cycle later
-        of_gradient, accumulates, zeroes, goes_on = Signal(reset_less=True), Signal(), Signal(init=1), Signal(init=1)
+        zeroes, goes_on = Signal(init=1), Signal(init=1)
+        # whatever these two say first; synthesis would share those of a diagonal of the array, were they all the same
+        variant = {"init": self.lane % 2, "reset_less": self.lane % 4 > 1}
+        of_gradient, accumulates = Signal(name="of_gradient", **variant), Signal(name="accumulates", **variant)
         later = self.control_out
         m.d.sync += [
             of_gradient.eq(later.gradient),

@@ -9,7 +9,7 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for, saturate
+from hw.arithmetic import bits_for, clip, overflows
 from hw.bias_gradient import BiasGradientAccumulator
 from hw.config import EngineConfig
 from hw.delay_line import DelayLine
@@ -46,14 +46,14 @@ def group_layout(config: EngineConfig) -> data.StructLayout:
     )
 
 
-REQUANTIZE_STAGES = 5
-"""Registers between a word and its group: choice in two steps, shift in two, rounding; the group saturates."""
+REQUANTIZE_STAGES = 6
+"""Registers between a word and its group: choice in two steps, shift in two, rounding, overflow."""
 
 
 class WeightGradientReadout(wiring.Component):
     """Reads (and, unless `keep`, clears) db, dW_ih and dW_hh in the order of docs/streams.md, or clears everything.
 
-    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 14 cycles to the
+    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 15 cycles to the
     first.  The stores bring what they have at `gradient_address` and `bias_address` after their fixed latencies, and
     no word stops on its way: it is asked for once its groups have room in the queue behind.  A word is
     cleared when its last group has been read.  `clear` takes one cycle an address of the larger store, and R more.
@@ -233,6 +233,7 @@ class WeightGradientReadout(wiring.Component):
             "shift_stage2",
         )
         exact, short, flags = [], [], []
+        is_exact = stage(self.mode.exact, "is_exact")  # steady, but comes from far
         for n in range(elements):
             choices = [padded[g * elements + n] for g in range(group_count)]
             value = Signal(signed(width), name=f"value_{n}")
@@ -254,12 +255,12 @@ class WeightGradientReadout(wiring.Component):
                 taken = stage(taken, f"value_{n}_stage{late}")
             exact.append(Cat(taken, taken[-1].replicate(EXACT_BITS - width)))
             short.append(clipped)
-            flags.append(overflow & (~mark[0] if n else 1) & ~self.mode.exact)
+            flags.append(overflow & (~mark[0] if n else 1) & ~is_exact)
         counted = [stage(flag, f"flag_{n}") for n, flag in enumerate(flags)]
         marked, group_out = data.View(mark_layout, mark), queue.source.payload
         m.d.comb += [
-            group_out.data.eq(stage(Mux(self.mode.exact, Cat(*exact), Cat(*short)), "group_data")),
-            group_out.exact.eq(self.mode.exact),
+            group_out.data.eq(stage(Mux(is_exact, Cat(*exact), Cat(*short)), "group_data")),
+            group_out.exact.eq(is_exact),
             group_out.single.eq(stage(marked.single, "group_single")),
             group_out.last.eq(stage(marked.last, "group_last")),
         ]
@@ -273,10 +274,15 @@ class WeightGradientReadout(wiring.Component):
         """Round half to even at a shift chosen at run time, then saturate to 32 bits: REQUANTIZE_STAGES - 2 stages."""
         width = len(value)
         doubled, coarse = value << 1, shift >> 3 << 3
-        below = Cat(*[doubled[n] & (n < shift) for n in range(width + 1)])
+        # n < shift, from its eights and its rest
+        eights, rest = shift[3:], shift[:3]
+        below = Cat(
+            *[doubled[n] & ((n >> 3 < eights) | ((n >> 3 == eights) & (n % 8 < rest))) for n in range(width + 1)]
+        )
         shifted_coarse, shift_fine = stage(doubled >> coarse, f"{name}_coarse"), stage(shift[:3], f"{name}_shift_fine")
         below = stage(below, f"{name}_below")
         shifted = stage(shifted_coarse >> shift_fine, f"{name}_shifted")
         sticky = stage(below.any(), f"{name}_sticky")
         rounded = stage((shifted >> 1) + (shifted[0] & (sticky | shifted[1])), f"{name}_rounded")
-        return saturate(rounded, SHORT_BITS)
+        overflow = stage(overflows(rounded, SHORT_BITS), f"{name}_overflow")
+        return clip(stage(rounded, f"{name}_unclipped"), overflow, SHORT_BITS), overflow

@@ -29,10 +29,9 @@ class RegisterSlice(wiring.Component):
         m.d.comb += sink.payload.eq(payload)
         if not self.full:
             m.d.comb += source.ready.eq(~sink.valid)
+            m.d.sync += sink.valid.eq((source.valid & ~sink.valid) | (sink.valid & ~sink.ready))
             with m.If(source.ready):
-                m.d.sync += [sink.valid.eq(source.valid), payload.eq(source.payload)]
-            with m.Elif(sink.ready):
-                m.d.sync += sink.valid.eq(0)
+                m.d.sync += payload.eq(source.payload)
             with m.If(self.clear):
                 m.d.sync += sink.valid.eq(0)
             return m

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Const, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -55,7 +55,7 @@ class RowBitmapBuilder(wiring.Component):
         end_group = Signal(range(groups))
         m.d.sync += end_group.eq(((self.run.H << 2) // rate) - 1)
         group = LoopCounter(m, end_group, "group")
-        in_word = LoopCounter(m, Const(word_groups - 1), "in_word")
+        here = Signal(word_groups, init=1)  # where in its word a group goes, one-hot
         word_index = Signal(range(c.bitmap_words + 1))
         word, next_word = Signal(BITMAP_WORD), Signal(BITMAP_WORD)
         rows = [Signal(bits_for(c.max_H), name=f"rows_{g}") for g in "ifgo"]
@@ -72,41 +72,45 @@ class RowBitmapBuilder(wiring.Component):
                     m.d.sync += [rows[g].eq(rows[g] + kept[r]), elements[g].eq(elements[g] + non_zero[r])]
 
         m.d.comb += [
-            self.row_write.payload.address.eq(Mux(slot, groups, 0) + group.value),
-            self.row_write.payload.word.eq(payload.rows),
-            self.bias_rows.payload.address.eq(group.value),
-            self.bias_rows.payload.word.eq(payload.rows),
-            self.bitmap_write.payload.address.eq(Mux(slot, c.bitmap_words, 0) + word_index),
-            self.bitmap_write.payload.word.eq(next_word),
             self.sieve_saturated.payload.eq(payload.saturated),
-            next_word.eq(word),
+            next_word.eq(word | Cat(*[payload.kept & h.replicate(rate) for h in here])),
         ]
         # settled before `done`, which comes behind four words of counts
         m.d.sync += [
             self.rows_kept.eq(sum(rows[1:], start=rows[0])),
             self.elements_kept.eq(sum(elements[1:], start=elements[0])),
         ]
-        for n in range(word_groups):
-            with m.If(in_word.value == n):
-                m.d.comb += next_word[n * rate : (n + 1) * rate].eq(payload.kept)
-
         # takes rows, as the state says: a register, as it reaches all of a row's registers; also a row that ends no
         # word waits for the statistics, so that fewer signals decide
         collecting, take = Signal(), Signal()
         m.d.comb += [
             self.sieved.ready.eq(collecting & self.statistics.ready),
             take.eq(self.sieved.valid & self.sieved.ready),
-            self.row_write.valid.eq(take),
-            self.bias_rows.valid.eq(take),
             self.sieve_saturated.valid.eq(take),
         ]
-        send = in_word.at_end | group.at_end
+        send = here[-1] | group.at_end
         m.d.sync += taken.eq(take)
-        m.d.comb += self.bitmap_write.valid.eq(take & send)
+        counts = [Signal(BITMAP_WORD, name=f"counts_{g}") for g in "ifgo"]
+        half = BITMAP_WORD // 2
+        for words, row_count, element_count in zip(counts, rows, elements, strict=True):
+            m.d.comb += [words[:half].eq(row_count), words[half:].eq(element_count)]
+        m.d.comb += self.statistics.payload.eq(Mux(collecting, next_word, Array(counts)[gate]))
+        # a cycle later: nobody reads before `done`
+        m.d.sync += [
+            self.row_write.valid.eq(take),
+            self.row_write.payload.address.eq(Mux(slot, groups, 0) + group.value),
+            self.row_write.payload.word.eq(payload.rows),
+            self.bias_rows.valid.eq(take),
+            self.bias_rows.payload.address.eq(group.value),
+            self.bias_rows.payload.word.eq(payload.rows),
+            self.bitmap_write.valid.eq(take & send),
+            self.bitmap_write.payload.address.eq(Mux(slot, c.bitmap_words, 0) + word_index),
+            self.bitmap_write.payload.word.eq(next_word),
+        ]
         with m.If(take):
             m.d.sync += [word.eq(next_word), gate.eq(gate + rate)]
             group.advance()
-            in_word.advance()
+            m.d.sync += here.eq(here.rotate_left(1))
             with m.If(send):
                 m.d.sync += [word_index.eq(word_index + 1), word.eq(0)]
             with m.If(group.at_end):
@@ -124,29 +128,16 @@ class RowBitmapBuilder(wiring.Component):
                     m.d.sync += [s.eq(0) for s in (*rows, *elements)]
                     m.d.sync += collecting.eq(1)
                     group.clear()
-                    in_word.clear()
+                    m.d.sync += here.eq(1)
                     m.next = "COLLECT"
             with m.State("COLLECT"):  # takes groups of rows, hands on full words
-                m.d.comb += [
-                    self.statistics.valid.eq(self.sieved.valid & send),
-                    self.statistics.payload.eq(next_word),
-                ]
+                m.d.comb += self.statistics.valid.eq(self.sieved.valid & send)
                 with m.If(take & group.at_end):
                     m.next = "SETTLE"
             with m.State("SETTLE"):  # the last rows are counted
                 m.next = "COUNT"
             with m.State("COUNT"):  # hands on the counts, a gate a word
                 m.d.comb += self.statistics.valid.eq(1)
-                with m.Switch(gate):
-                    for g in range(4):
-                        with m.Case(g):
-                            half = BITMAP_WORD // 2
-                            counts = Signal(BITMAP_WORD, name=f"counts_{g}")
-                            m.d.comb += [
-                                counts[:half].eq(rows[g]),
-                                counts[half:].eq(elements[g]),
-                                self.statistics.payload.eq(counts),
-                            ]
                 with m.If(self.statistics.ready):
                     m.d.sync += gate.eq(gate + 1)
                     with m.If(gate == STATISTICS_WORDS - 1):

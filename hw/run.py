@@ -1,4 +1,4 @@
-"""What all blocks know of the run in progress: its sizes and modes, steady from start to end."""
+"""What all blocks know of the run in progress: sizes and modes, steady from 2 cycles before its start to its end."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -29,10 +29,8 @@ def operand_layout(config: EngineConfig) -> data.StructLayout:
 
 
 def input_row_layout(config: EngineConfig) -> data.StructLayout:
-    """The C lanes of one column of x or h, and the row of the array that keeps them."""
-    return data.StructLayout(
-        {"row": range(config.R), "lanes": data.ArrayLayout(signed(config.formats.input.width), config.C)}
-    )
+    """The C lanes of one column of x or h, and the row of the array that keeps them, one-hot."""
+    return data.StructLayout({"row": config.R, "lanes": data.ArrayLayout(signed(config.formats.input.width), config.C)})
 
 
 def gradient_latency(config: EngineConfig) -> int:
@@ -64,7 +62,7 @@ class SystolicArray(wiring.Component):
     gradient: every operand's new sum of row j is at `new_sums[j]`, `gradient_latency` + j cycles later.
     `swap`: in the cycle before the first operand of a gradient tile.  `inputs`: rows of the next one's stationary
     operand, each once, row j in the cycle of the swap of the tile before + j at the earliest, and before that of the
-    cycle of its own + j.
+    cycle of its own + j; `row` is zero in the cycles without one.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -105,7 +103,7 @@ class SystolicArray(wiring.Component):
                 value = register
             return value
 
-        pes = [[ProcessingElement(c) for _ in range(c.C)] for _ in range(c.R)]
+        pes = [[ProcessingElement(c, b) for b in range(c.C)] for _ in range(c.R)]
         for j in range(c.R):
             for b in range(c.C):
                 m.submodules[f"pe_{j}_{b}"] = pes[j][b]
@@ -135,7 +133,7 @@ class SystolicArray(wiring.Component):
                 ]
 
         row = self.inputs.payload
-        load_enables: Value = Mux(self.inputs.valid, 1 << row.row, 0)[: c.R]
+        load_enables: Value = row.row
         for b in range(c.C):
             lane = delayed(row.lanes[b], b, f"input_skew_{b}")
             for j in range(c.R):

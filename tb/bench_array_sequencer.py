@@ -68,7 +68,7 @@ async def one_run(bench: Bench, column_mask: bool, stall: str) -> None:
     c, rng = bench.config, bench.rng
     bench.fresh()
     run = draw_run(c, rng, column_mask=column_mask)
-    set_run(bench, run)
+    await set_run(bench, run)
     write = bench.source("column_bitmap_write", write_layout(1, c.max_T * c.tiles))
     kept = [[rng.random() < 0.6 for _ in range(c.tiles)] for _ in range(c.max_T)]
     write.send(

@@ -60,7 +60,7 @@ async def stream(bench: Bench, density: float, block_mask: bool, idle: str, stal
     c, rng = bench.config, bench.rng
     run = draw_run(c, rng, block_mask=block_mask)
     words, all_rows = run["bitmap_words"], 4 * run["H"]
-    set_run(bench, run)
+    await set_run(bench, run)
     bench.fresh()
     rows = [draw_bits(bench, all_rows, density) for _ in range(2)]
     blocks = [draw_bits(bench, all_rows, rng.choice((0.2, 0.8, 1.0))) for _ in range(c.tiles)]

@@ -111,7 +111,7 @@ async def one_run(bench: Bench, seed: bool, slow: bool) -> None:
     bench.fresh()
     bench.slow = slow
     run = draw_run(c, rng, seed=seed)
-    set_run(bench, run)
+    await set_run(bench, run)
     forms = {"c_prev": f.cell, "h_prev": f.input, "dy": f.gradient}
     lanes = data.ArrayLayout(signed(f.input.width), c.C)
     records = bench.source("records", record_layout(c), bench.pattern() if slow else "none")

@@ -172,7 +172,7 @@ class Ports:
 async def good_packet(bench: Bench, contents: Contents, kind: str, idle: str, stall: str) -> None:
     """One packet, compared to the last word."""
     ports = Ports(bench, idle, stall)
-    set_run(bench, contents.run)
+    await set_run(bench, contents.run)
     bench.set(running=int(kind == "TAPE"), sizes_ready=1, sizes_bad=0)
     packet = contents.packets[kind]
     ports.send(packet)
@@ -212,7 +212,7 @@ async def tape_waits(bench: Bench) -> None:
     """A tape that comes before the run waits; every packet waits for the sizes."""
     contents = Contents(bench)
     ports = Ports(bench)
-    set_run(bench, contents.run)
+    await set_run(bench, contents.run)
     bench.set(running=0, sizes_ready=1, sizes_bad=0)
     ports.send(contents.packets["TAPE"])
     await bench.run_for(50)
@@ -250,7 +250,7 @@ async def wrong_lengths(bench: Bench) -> None:
             else:
                 packet = packet[:beat]
             ports = Ports(bench, bench.pattern())
-            set_run(bench, contents.run)
+            await set_run(bench, contents.run)
             bench.set(running=int(kind == "TAPE"), sizes_ready=1, sizes_bad=0)
             ports.send(packet)
             await bench.came(ports.errors, 1, limit=20_000)
@@ -279,7 +279,7 @@ async def wrong_headers(bench: Bench) -> None:
     for fault, word in faults * bench.rounds:
         contents = Contents(bench)
         ports = Ports(bench)
-        set_run(bench, contents.run)
+        await set_run(bench, contents.run)
         bench.set(running=int(fault == "while running"), sizes_ready=1, sizes_bad=int(fault == "sizes bad"))
         packet = np.zeros(contents.beat_bytes * rng.choice((1, 2, 7)), np.uint8)
         packet[:4] = np.frombuffer(word.to_bytes(4, "little"), np.uint8)
@@ -304,7 +304,7 @@ async def cut_off(bench: Bench) -> None:
         packet, beat = contents.packets[kind], contents.beat_bytes
         cut = bench.rng.randrange(1, len(packet) // beat) * beat
         ports = Ports(bench)
-        set_run(bench, contents.run)
+        await set_run(bench, contents.run)
         bench.set(running=int(kind == "TAPE"), sizes_ready=1, sizes_bad=0)
         ports.send(packet[:cut], last=False)
         await bench.sent(ports.beats, limit=20_000)

@@ -26,7 +26,7 @@ TILES = 60
 
 
 class Array:
-    """Takes a tile some cycles after it is loaded, and notes at how many rows."""
+    """Takes a tile some cycles after it is loaded, and notes how many rows had come by the end of that cycle."""
 
     def __init__(self, bench: Bench, rows: Any, slow: bool) -> None:
         self.bench, self.rows, self.slow = bench, rows, slow
@@ -42,10 +42,10 @@ class Array:
         """One clock edge."""
         self.loaded_for = self.loaded_for + 1 if self.bench.dut.loaded.value else 0
         if self.high:
+            self.taken.append(len(self.rows))
             self.high = False
             self.bench.set(taken=0)
         elif self.loaded_for >= STORE_LATENCY and not (self.slow and self.bench.rng.random() < 0.8):
-            self.taken.append(len(self.rows))
             self.high = True
             self.bench.set(taken=1)
 
@@ -73,7 +73,7 @@ async def tiles(bench: Bench) -> None:
             columns = rng.choice((min(c.R, size), rng.randint(1, min(c.R, size))))
             jobs.send([{"hidden": hidden, "slot": slot, "first_column": tile * c.R, "columns": columns}])
             base = slot * depth + hidden * c.max_I + tile * c.R
-            expected += [{"row": j, "lanes": contents[base + j] if j < columns else [0] * c.C} for j in range(c.R)]
+            expected += [{"row": 1 << j, "lanes": contents[base + j] if j < columns else [0] * c.C} for j in range(c.R)]
             _sample({"hidden": hidden, "slot": slot, "columns": "full" if columns == c.R else "partial"})
         await bench.run(array.done)
         await bench.run_for(2 * c.R + 5)

@@ -48,7 +48,7 @@ async def run_packet(bench: Bench, state_out: bool, idle: str, stall: str) -> No
     c, rng, form = bench.config, bench.rng, bench.config.formats.gradient
     bench.fresh()
     run = draw_run(c, rng, state_out=state_out)
-    set_run(bench, run)
+    await set_run(bench, run)
     depth = OutputPackets(c).state_depth
 
     def lanes() -> list[int]:

@@ -88,7 +88,7 @@ async def read(bench: Bench, exact: bool, keep: bool, fraction: int, stall: str)
     c, rng, f = bench.config, bench.rng, bench.config.formats
     bench.fresh()
     run = draw_run(c, rng)
-    set_run(bench, run)
+    await set_run(bench, run)
     bench.set(mode=Format(read_mode_layout()).pack({"exact": exact, "keep": keep, "fraction": fraction}))
     small = rng.random() < 0.3  # no sum leaves 32 bits
 

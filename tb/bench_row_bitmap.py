@@ -31,7 +31,7 @@ async def tiles(bench: Bench, idle: str, stall: str) -> None:
     c, rate, rng = bench.config, bench.config.gate_rows_per_cycle, bench.rng
     bench.fresh()
     run = draw_run(c, rng)
-    set_run(bench, run)
+    await set_run(bench, run)
     await bench.run_for(3)
     groups = c.gate_rows // rate
     tile = bench.source("tile", 1)

@@ -67,7 +67,7 @@ class Schedule:
                 while bench.rng.random() < gap:
                     self.inputs.append(None)
                 ready = max(ready, len(self.inputs) - row + 1)
-                self.inputs.append({"row": row, "lanes": stationary[row]})
+                self.inputs.append({"row": 1 << row, "lanes": stationary[row]})
             self._pad(self.operands, ready + 1)
             self.swaps.add(len(self.operands) - 1)
         sums = [[0] * c.C for _ in range(c.R)]

@@ -83,8 +83,13 @@ class SkewedArray(wiring.Component):
         m.submodules.array = array = self.array
         rows = array.config.R
         m.d.comb += array.swap.eq(self.swap)
-        for name in ("operands", "inputs", "drain"):
+        for name in ("operands", "drain"):
             wiring.connect(m, wiring.flipped(getattr(self, name)), getattr(array, name))
+        m.d.comb += [
+            array.inputs.valid.eq(self.inputs.valid),
+            array.inputs.payload.lanes.eq(self.inputs.payload.lanes),
+            array.inputs.payload.row.eq(self.inputs.payload.row & self.inputs.valid.replicate(rows)),
+        ]
         for j in range(rows):
             for name, source, sink, cycles in (
                 ("weight", self.weights, array.weights, j),

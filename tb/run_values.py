@@ -64,6 +64,7 @@ def draw_run(c: EngineConfig, rng: random.Random, **modes: int) -> dict[str, Any
     return run_values(c, **sizes, **modes)
 
 
-def set_run(bench: Bench, run: dict[str, Any]) -> None:
-    """Drive the port `run`."""
+async def set_run(bench: Bench, run: dict[str, Any]) -> None:
+    """Drive the port `run`, and let it stand for the 2 cycles that blocks may expect of the controller."""
     bench.set(run=Format(run_layout(bench.config)).pack(run))
+    await bench.run_for(2)

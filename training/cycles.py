@@ -14,8 +14,10 @@ from hw.packets import STATISTICS_WORDS
 
 RECORD_VECTORS = 8
 """Lane vectors of a hidden unit in the tape: i, f, g, o, tanh c, c, h, dy."""
-GATE_LATENCY = 120
+GATE_LATENCY = 128
 """Cycles, and R more, from the last dh_rec of a step to the first row of the step before, about."""
+SLOT_LATENCY = 122
+"""Cycles from the end of a batch tile to the first row of the next one in its slot, about."""
 ENDS = 132
 """Cycles before the first index and after the last one, about."""
 
@@ -46,7 +48,7 @@ def run_cycles(config: EngineConfig, H: int, I: int, B: int, T: int, counts: Ten
     for n, (t, b) in enumerate(order):
         first = n < batch_tiles
         # The tape has come, a slot is free, dh_rec is there.
-        start = max(fed, before, 0 if first else dh_ready[b] + latency)
+        start = max(fed, before + SLOT_LATENCY if n > 1 else 0, 0 if first else dh_ready[b] + latency)
         ready = start + feed
         fed = ready + inputs
         begin, before = max(done, ready), done

@@ -83,8 +83,8 @@ class RequestProcessor(wiring.Component):
         m.submodules.answers = self.store = store = AnswerStore()
         operations = self._operations()
         # no room for the answer to another operation, if the two bytes that may be on their way are counted
-        tight, listening = Signal(reset_less=True), Signal()
-        self.over, self.rest, self.begin = Signal(), Signal(), Signal()
+        tight = Signal(reset_less=True)
+        self.listening, self.over, self.rest, self.begin = Signal(), Signal(), Signal(), Signal()
         self.wanted = {kind: Signal(name=f"wants_{kind.name.lower()}", reset_less=True) for kind in operations}
         m.d.sync += [
             behind.eq(self.expected - self.sequence),
@@ -106,9 +106,8 @@ class RequestProcessor(wiring.Component):
             ]
         each = operations.values()
         wiring.connect(m, store.words, wiring.flipped(self.answers))
-        self.listening = listening
         m.d.comb += [
-            self.requests.ready.eq(listening | _any(o.words.ready for o in each)),
+            self.requests.ready.eq(self.listening | _any(o.words.ready for o in each)),
             self.over.eq(_any(o.over for o in each)),
             self.rest.eq(_any(o.rest for o in each)),
             store.payload.valid.eq(_any(o.answer.valid for o in each)),

@@ -16,6 +16,7 @@ from fpga.boards.board import Board, Clocking
 from fpga.boards.top import BoardTop
 from fpga.toolchain import fit, floorplan
 from fpga.toolchain.critical_path import critical_path
+from fpga.toolchain.floorplan import Site
 from fpga.toolchain.flows import FLOWS, RESOURCES, Commands, Flow, commands_of
 from fpga.toolchain.progress import Follower, Progress
 from fpga.toolchain.report import MARGIN, BuildReport, Resource, Seed
@@ -79,8 +80,10 @@ def build(
     counts = flow.count(_cells(synthesis / "stat.json"))
     fit.check_counts(board, config, counts)
 
-    plan = _floorplan(flow, board, synthesis, progress)
-    seconds["floorplan"] = _seconds(plan)
+    plan = None
+    if flow.sites:
+        plan = _floorplan(flow.sites(board.part), board, synthesis, progress)
+        seconds["floorplan"] = _seconds(plan)
     results: dict[int, Path] = {}
     tried: list[Seed] = []
     for seed in dict.fromkeys(seeds) if flow.place else ():
@@ -222,15 +225,13 @@ def _cells(stat: Path) -> dict[str, int]:
     return modules.get("\\top", {}).get("num_cells_by_type", {})
 
 
-def _floorplan(flow: Flow, board: Board, synthesis: Path, progress: Progress) -> Path:
+def _floorplan(sites: Mapping[str, Sequence[Site]], board: Board, synthesis: Path, progress: Progress) -> Path:
     """The folder of `floorplan.json`, the sites of hard blocks by the names of their cells."""
 
     def work(folder: Path) -> None:
-        plan = {}
-        if flow.place and flow.sites:
-            progress("floorplan", "")
-            netlist = json.loads((synthesis / "top.json").read_text(encoding="utf-8"))
-            plan = floorplan.floorplan(netlist["modules"]["top"]["cells"], flow.sites(board.part))
+        progress("floorplan", "")
+        netlist = json.loads((synthesis / "top.json").read_text(encoding="utf-8"))
+        plan = floorplan.floorplan(netlist["modules"]["top"]["cells"], sites)
         write_text(folder / "floorplan.json", json.dumps(plan, indent=1) + "\n")
 
     method = Path(floorplan.__file__).read_text(encoding="utf-8")
@@ -242,7 +243,7 @@ def _place(
     design: Design,
     tools: Mapping[str, str],
     synthesis: Path,
-    plan: Path,
+    plan: Path | None,
     clocking: Clocking,
     seed: int,
     options: Sequence[str],
@@ -256,14 +257,15 @@ def _place(
 
     def work(folder: Path) -> None:
         netlist = json.loads((synthesis / "top.json").read_text(encoding="utf-8"))
-        for cell, site in json.loads((plan / "floorplan.json").read_text(encoding="utf-8")).items():
+        sites = json.loads((plan / "floorplan.json").read_text(encoding="utf-8")) if plan else {}
+        for cell, site in sites.items():
             netlist["modules"]["top"]["cells"][cell]["attributes"]["BEL"] = site
         write_text(folder / "top.json", json.dumps(netlist))
         write_text(folder / pins, design.files[pins])
         run(command, folder, "nextpnr.log", Follower(f"seed {seed}", progress))
         (folder / "top.json").unlink()
 
-    return _stage("routed", _key(synthesis.name, plan.name, design.files[pins], command, tools), work)
+    return _stage("routed", _key(synthesis.name, plan and plan.name, design.files[pins], command, tools), work)
 
 
 def _report(folder: Path) -> dict[str, Any]:

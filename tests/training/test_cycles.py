@@ -15,9 +15,9 @@ from training.cycles import run_cycles
 
 Devices = Callable[[EngineConfig], Device]
 
-NEAR = 0.03
+NEAR = 0.02
 """Largest relative error where a batch tile takes hundreds of cycles, as in every real layer."""
-FAR = 0.30
+FAR = 0.08
 """The same where it takes tens, and latencies that the model leaves out count."""
 
 
@@ -32,7 +32,7 @@ def error(device: Device, sizes: tuple[int, int, int, int], share: float) -> flo
     return run_cycles(config, H, I, B, T, index_counts(gradients.rows_kept, None, None, tiles)) / counted - 1
 
 
-@pytest.mark.parametrize("share", [1, 0.3, 0.1, 0.02])
+@pytest.mark.parametrize("share", [1, 0.3, 0.2, 0.1, 0.02])
 @pytest.mark.parametrize("sizes", [(64, 64, 16, 6), (64, 64, 4, 6), (50, 30, 10, 4)])
 def test_model_is_near_the_counters_of_a_real_layer(
     sizes: tuple[int, int, int, int], share: float, devices: Devices

@@ -80,8 +80,6 @@ def command(
 
     gradsieve deploy --board ulx3s --port /dev/ttyUSB0
     """
-    if board is None and port is None:
-        raise UsageError("there is nothing to do: give --board NAME to load a board, --port PORT --check to check one")
     for option, given, needed, there in (
         ("--check", check, "--port", port),
         ("--baud", baud, "--port", port),
@@ -91,6 +89,8 @@ def command(
     ):
         if given and there is None:
             raise UsageError(f"{option} needs {needed}")
+    if board is None and port is None:
+        raise UsageError("there is nothing to do: give --board NAME to load a board, --port PORT --check to check one")
     result: dict[str, Any] = {}
     chosen = None
     if board is not None:
@@ -100,7 +100,8 @@ def command(
     own = chosen.config if chosen is not None and config is None and preset is None else None
     engine = own or resolve_config(config, preset)
     if chosen is not None:
-        file = bitstream or _built(chosen, engine)
+        asked = f" --preset {preset}" if preset else f" {config}" if config else ""
+        file = bitstream or _built(chosen, engine, asked)
         loaded = _load(chosen, file, cable, write_flash)
         result["loaded"] = {
             "board": chosen.name,
@@ -119,15 +120,15 @@ def command(
     return 1 if any(c.mismatches for c in checks) else 0
 
 
-def _built(board: Board, engine: EngineConfig) -> Path:
-    """The bitstream that `gradsieve build` writes by default.  Raises CommandError if it is not there."""
+def _built(board: Board, engine: EngineConfig, asked: str) -> Path:
+    """The bitstream that `gradsieve build` writes by default for what is `asked` for; CommandError without it."""
     stem = Path("build") / f"{board.name}_{engine.name}"
     for suffix in (".bit", ".fs"):
         if stem.with_suffix(suffix).is_file():
             return stem.with_suffix(suffix)
     raise CommandError(
         f"build holds no bitstream of {engine.name} for {board.name}: make it by `gradsieve build --board "
-        f"{board.name}`, or name another by --bitstream FILE"
+        f"{board.name}{asked}`, or name another by --bitstream FILE"
     )
 
 

@@ -136,6 +136,10 @@ def test_the_default_bitstream_is_that_of_build(
     assert "build holds no bitstream of default for ulx3s: make it by `gradsieve build --board ulx3s`" in (
         one_line(capsys)
     )
+    assert main([*command, "--preset", "tiny"]) == 1
+    assert "no bitstream of tiny for ulx3s: make it by `gradsieve build --board ulx3s --preset tiny`" in one_line(
+        capsys
+    )
     (tmp_path / "build").mkdir()
     (tmp_path / "build" / "ulx3s_default.bit").write_bytes(bit.read_bytes())
     assert main(command) == 0
@@ -154,6 +158,7 @@ def test_a_board_of_another_part_is_refused(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--check"], "--check needs --port"),
         ([], "there is nothing to do: give --board NAME to load a board, --port PORT --check to check one"),
         (["--check", "--board", "ulx3s"], "--check needs --port"),
         (["--baud", "9600", "--board", "ulx3s"], "--baud needs --port"),

@@ -48,6 +48,10 @@ _ADVICE = {  # text in openFPGALoader's output: what it means, and what helps
 }
 _QUOTED_LINES = 4
 
+_BOOT_LOADER = re.compile(r'^Found DFU:\n\w+:\w+ .*?, iProduct "([^"]*)"', re.MULTILINE)
+_DFU_DONE = "send zero sized download request: DONE"
+_DFU_FAILED = re.compile(r"fail|error", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class JtagDevice:
@@ -63,7 +67,8 @@ class Loaded:
     """What was written into which device, whether into its flash memory, and the seconds that took."""
 
     bitstream: Bitstream
-    device: JtagDevice
+    device: JtagDevice | None
+    """None behind a DFU boot loader, which does not tell."""
     flash: bool
     seconds: float
 
@@ -86,7 +91,14 @@ def detect(
     `env` is the environment that it runs in, `timeout` the seconds it may take.
     Raises ToolError if openFPGALoader does not run, DeviceError if there is no cable or no device.
     """
-    output = _run([*_arguments(cable), "--detect"], env, timeout)
+    return _devices(_run([*_arguments(cable), "--detect"], env, timeout))
+
+
+def _devices(output: str) -> list[JtagDevice]:
+    """The devices that openFPGALoader has found.  Raises DeviceError."""
+    boot_loader = _BOOT_LOADER.search(output)
+    if boot_loader:
+        raise DeviceError(f"{boot_loader[1]} does not tell what device it is on: name the board (--board)")
     devices = []
     for block in re.split(r"^index ", output, flags=re.MULTILINE)[1:]:
         code = re.search(r"idcode\s+0x([0-9a-f]+)", block)
@@ -113,6 +125,8 @@ def load(
 
     Before anything is written, the file is checked (`fpga.bitstream.read`), its device code is compared with that of
     `part` (the one the board should hold, as `LFE5U-85F`; None: any) and with the one read from the board.
+    A board whose cable is a DFU boot loader (USB DFU 1.1) tells no device code, so that `part` must be given, and all
+    that is written goes to its flash memory.
     `cable` and `env` are as for `detect`; `report` is called with the name of each stage; `timeout` is in seconds.
     Raises BitstreamError if the file is damaged or no bitstream; DeviceError if the codes differ, there is no cable or
     no device, or the transfer fails; ToolError if openFPGALoader does not run; ValueError if `part` is unknown.
@@ -125,7 +139,29 @@ def load(
             f"{path} is for {describe(image.part.code)}, and the board is one with {wanted}: build it again"
         )
     report("reading the board's device code")
-    devices = detect(cable, env=env)
+    found = _run([*_arguments(cable), "--detect"], env, DETECT_TIMEOUT)
+    boot_loader = _BOOT_LOADER.search(found)
+    devices = [] if boot_loader and part else _devices(found)
+    device = _fitting(path, image, devices) if devices else None
+    flash = write_flash or device is None
+    report("writing the flash memory" if flash else "writing the configuration memory")
+    begin = time.monotonic()
+    target = ["--write-flash"] if flash else ["--write-sram"]
+    chain = ["--index-chain", str(device.index)] if device and len(devices) > 1 else []
+    said = _run(
+        [*_arguments(cable), *target, *chain, "--file-type", image.file_type, str(path.resolve())], env, timeout
+    )
+    # by DFU its exit status is 0 whatever happens
+    if boot_loader and (_DFU_DONE not in said or _DFU_FAILED.search(said)):
+        raise DeviceError(
+            f"{boot_loader[1]} has not taken the bitstream: {_quote(said)}: plug the board in again with its button "
+            "held, and try again"
+        )
+    return Loaded(image, device, flash, time.monotonic() - begin)
+
+
+def _fitting(path: Path, image: Bitstream, devices: Sequence[JtagDevice]) -> JtagDevice:
+    """The one device of a board that a bitstream is for.  Raises DeviceError."""
     fitting = [device for device in devices if image.part.matches(device.code)]
     if not fitting:
         found = ", ".join(describe(device.code) for device in devices)
@@ -135,12 +171,7 @@ def load(
         )
     if len(fitting) > 1:
         raise DeviceError(f"the board holds {len(fitting)} devices {describe(image.part.code)}: one is accepted")
-    report("writing the flash memory" if write_flash else "writing the configuration memory")
-    begin = time.monotonic()
-    target = ["--write-flash"] if write_flash else ["--write-sram"]
-    chain = ["--index-chain", str(fitting[0].index)] if len(devices) > 1 else []
-    _run([*_arguments(cable), *target, *chain, "--file-type", image.file_type, str(path.resolve())], env, timeout)
-    return Loaded(image, fitting[0], write_flash, time.monotonic() - begin)
+    return fitting[0]
 
 
 def _arguments(cable: str | Sequence[str]) -> list[str]:

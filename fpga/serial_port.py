@@ -290,9 +290,13 @@ def _reopen(port: Port, name: str) -> None:
 
 def _why_not_open(name: str, error: Exception) -> str:
     code = getattr(error, "errno", None)
+    if code is None and error.__context__ and error.__context__.args:
+        code = error.__context__.args[0]  # pyserial keeps what termios says only there
+    there = ", ".join(sorted(p.device for p in list_ports.comports())) or "none"
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
-        there = ", ".join(sorted(p.device for p in list_ports.comports())) or "none"
         return f"there is no port {name}: is the board plugged in?  Ports of this machine: {there}"
+    if code in (errno.ENOTTY, errno.EISDIR):
+        return f"{name} is no serial port: one such as /dev/ttyUSB0 is accepted.  Ports of this machine: {there}"
     if code in (errno.EACCES, errno.EPERM):
         return (
             f"no permission to open {name}: join its group (Debian, Ubuntu: sudo usermod -aG dialout $USER), then log "

@@ -66,7 +66,8 @@ def command(
         board = VirtualBoard(engine, divisor)
     try:
         with _signals(board), _linked(link, board.port):
-            print(f"virtual board of {engine.name} on {link or board.port}", flush=True)
+            print(f"virtual board of {engine.name} on {link or board.port}")
+            print(f"Ctrl-C stops it; kill -USR1 {os.getpid()} presses its reset button", flush=True)
             board.serve()
     finally:
         board.close()

@@ -49,7 +49,7 @@ def run(command: Sequence[str], folder: Path, log: str, follow: Callable[[str], 
     """
     tool, *arguments = command
     lines: list[str] = []
-    with open(folder / log, "w", encoding="utf-8") as file:
+    with open(folder / log, "w", encoding="utf-8", buffering=1) as file:
         process = subprocess.Popen(
             [find(tool), *arguments],
             cwd=folder,

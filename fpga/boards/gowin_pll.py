@@ -35,6 +35,8 @@ class GowinPll(Pll):
 
     @classmethod
     def at_most(cls, input_hz: int, target_hz: float) -> GowinPll:
+        if not OUTPUT_HZ[0] <= target_hz <= OUTPUT_HZ[1]:
+            raise no_clock(input_hz, target_hz, OUTPUT_HZ)
         best: GowinPll | None = None
         for input_divider in range(1, DIVIDER_MAX + 1):
             detector = Fraction(input_hz, input_divider)
@@ -48,7 +50,7 @@ class GowinPll(Pll):
                 if fits and (best is None or output > best.output_hz):
                     best = cls(input_hz, input_divider, multiplier, fits[0])
         if best is None:
-            raise no_clock(input_hz, target_hz, OUTPUT_HZ[0] / 1e6)
+            raise no_clock(input_hz, target_hz, OUTPUT_HZ)
         return best
 
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Instance:

@@ -28,7 +28,10 @@ class Pll(ABC):
     @classmethod
     @abstractmethod
     def at_most(cls, input_hz: int, target_hz: float) -> Pll:
-        """The settings of the fastest clock of at most `target_hz`.  Raises ClockError if there is none."""
+        """The settings of the fastest clock of at most `target_hz`.
+
+        Raises ClockError if there is none, or if the clock generator cannot be as fast as the target.
+        """
 
     @abstractmethod
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Instance | Module:
@@ -65,8 +68,10 @@ class DividingPll(Pll):
     @classmethod
     def at_most(cls, input_hz: int, target_hz: float) -> Self:
         limits = cls.limits
+        if not limits.output_hz[0] <= target_hz <= limits.output_hz[1]:
+            raise no_clock(input_hz, target_hz, limits.output_hz)
         best: Self | None = None
-        target = min(Fraction(target_hz), Fraction(limits.output_hz[1]))
+        target = Fraction(target_hz)
         for input_divider in range(1, limits.input_divider_max + 1):
             detector = Fraction(input_hz, input_divider)
             if not limits.detector_hz[0] <= detector <= limits.detector_hz[1]:
@@ -74,7 +79,7 @@ class DividingPll(Pll):
             first, last = math.ceil(limits.oscillator_hz[0] / detector), int(limits.oscillator_hz[1] / detector)
             for multiplier in range(max(first, limits.multipliers[0]), min(last, limits.multipliers[1]) + 1):
                 oscillator = detector * multiplier
-                output_divider = math.ceil(oscillator / target) if target > 0 else limits.output_divider_max + 1
+                output_divider = math.ceil(oscillator / target)
                 if output_divider > limits.output_divider_max or oscillator / output_divider < limits.output_hz[0]:
                     continue
                 pll = cls(input_hz, input_divider, multiplier, output_divider)
@@ -82,14 +87,16 @@ class DividingPll(Pll):
                 if best is None or pll.output_hz > best.output_hz:
                     best = pll
         if best is None:
-            raise no_clock(input_hz, target_hz, limits.output_hz[0] / 1e6)
+            raise no_clock(input_hz, target_hz, limits.output_hz)
         return best
 
 
-def no_clock(input_hz: int, target_hz: float, least_mhz: float) -> ClockError:
-    """The error of a clock that is too slow for a clock generator."""
+def no_clock(input_hz: int, target_hz: float, output_hz: tuple[int, int]) -> ClockError:
+    """The error of a clock that a clock generator with such an output cannot make."""
+    least, most = output_hz
     return ClockError(
-        f"a clock of {target_hz / 1e6:g} MHz cannot be made from {input_hz / 1e6:g} MHz: {least_mhz:g} MHz or more can"
+        f"a clock of {target_hz / 1e6:g} MHz cannot be made from {input_hz / 1e6:g} MHz: clocks of about "
+        f"{least / 1e6:g} to {most / 1e6:g} MHz can"
     )
 
 

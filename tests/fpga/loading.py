@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from apycula import bitmatrix, bslib, chipdb, gowin_pack
@@ -65,18 +65,37 @@ def loader_environment(folder: Path) -> dict[str, str]:
         if not missing:
             break
         _compile_stand_in(folder, missing[1])
-        env["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, (str(folder), os.environ.get("LD_LIBRARY_PATH"))))
+        env = _found_first(env, folder)
     return env
 
 
-def _compile_stand_in(folder: Path, library: str) -> None:
+def dfu_environment(folder: Path) -> dict[str, str]:
+    """That of `loader_environment`, with an OrangeCrab's DFU boot loader on the USB: see dfu_device.c."""
+    env = loader_environment(folder)
+    bus = folder / "dfu"
+    bus.mkdir()
+    _compile_stand_in(bus, "libusb-1.0.so.0", Path(__file__).with_name("dfu_device.c"))
+    return _found_first(env, bus)
+
+
+def _found_first(env: Mapping[str, str], folder: Path) -> dict[str, str]:
+    """An environment in which libraries are looked for in `folder` before anywhere else."""
+    return {**env, "LD_LIBRARY_PATH": os.pathsep.join(filter(None, (str(folder), env.get("LD_LIBRARY_PATH"))))}
+
+
+def _compile_stand_in(folder: Path, library: str, device: Path | None = None) -> None:
+    """Compile a library of functions that do nothing, but for those in the source of a `device`."""
     listing = subprocess.run(["nm", "-D", "--undefined-only", program()], check=True, capture_output=True, text=True)
-    symbols = re.findall(rf"\bU ({_STAND_INS[library]}\w+)", listing.stdout)
+    symbols = set(re.findall(rf"\bU ({_STAND_INS[library]}\w+)", listing.stdout))
     source = folder / f"{library}.c"
+    if device:
+        symbols -= set(re.findall(r"\b(libusb_\w+)\(", device.read_text()))
     # a pointer is to one text, which is also room enough for a context; -3 is libftdi's "no such device"
     results = {s: "(long)text" if _POINTERS.search(s) else "-3" if _OPENS.search(s) else "0" for s in symbols}
+    if device:
+        results |= dict.fromkeys((s for s in symbols if not _POINTERS.search(s)), "0")
     lines = ['static char text[4096] = "no USB in this test";']
-    lines += [f"long {name}(void) {{ return {result}; }}" for name, result in results.items()]
+    lines += [f"long {name}(void) {{ return {result}; }}" for name, result in sorted(results.items())]
     source.write_text("\n".join(lines) + "\n")
     command = [os.environ.get("CC", "cc"), "-shared", "-fPIC", f"-Wl,-soname,{library}"]
-    subprocess.run([*command, "-o", folder / library, source], check=True)
+    subprocess.run([*command, "-o", folder / library, source, *([device] if device else [])], check=True)

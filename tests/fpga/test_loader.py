@@ -9,11 +9,12 @@ import pytest
 
 from fpga import loader
 from fpga.bitstream import BitstreamError
+from fpga.boards.registry import board
 from fpga.errors import DeviceError
 from fpga.loader import JtagDevice, detect, load
 from fpga.parts import part_named
 from rtl_gen.verilator import ToolError
-from tests.fpga.loading import ecp5_bitstream, loader_environment
+from tests.fpga.loading import dfu_environment, ecp5_bitstream, loader_environment
 from tests.fpga.xvc import BITSTREAM_BURST, CRC_ERROR, STATUS_DONE, Ecp5, XvcServer
 
 LFE5U_85F, LFE5U_25F = part_named("LFE5U-85F").code, part_named("LFE5U-25F").code
@@ -53,6 +54,7 @@ def test_what_arrives_is_the_bitstream_byte_for_byte(folder: Path, env: dict[str
     assert b"\xff\x00a test\x00" + device.payload == path.read_bytes()
     assert device.payload == loaded.bitstream.payload
     assert device.status == STATUS_DONE
+    assert loaded.device is not None
     assert (loaded.device.code, loaded.flash) == (LFE5U_85F, False) and loaded.seconds > 0
     assert stages == ["checking the bitstream", "reading the board's device code", "writing the configuration memory"]
 
@@ -122,6 +124,56 @@ def test_a_cable_that_is_not_there_is_an_error(env: dict[str, str]) -> None:
         detect("-b nope", env=env)
 
 
+# ---- a boot loader: the real openFPGALoader against an emulated DFU device
+
+
+@pytest.fixture(scope="session")
+def dfu(folder: Path) -> dict[str, str]:
+    return dfu_environment(folder)
+
+
+ORANGECRAB = board("orangecrab")
+
+
+def test_what_a_boot_loader_gets_is_the_bitstream_byte_for_byte(dfu: dict[str, str], bit: Path, tmp_path: Path) -> None:
+    record, stages = tmp_path / "record", []
+    loaded = load(
+        bit, ORANGECRAB.loader, part=ORANGECRAB.part, report=stages.append, env=dfu | {"DFU_RECORD": str(record)}
+    )
+    assert record.read_bytes() == bit.read_bytes()
+    assert loaded.flash and loaded.device is None
+    assert stages[-1] == "writing the flash memory"
+
+
+def test_a_boot_loader_gets_no_bitstream_of_another_part(
+    dfu: dict[str, str], bit: Path, folder: Path, tmp_path: Path
+) -> None:
+    env = dfu | {"DFU_RECORD": str(tmp_path / "record")}
+    other = ecp5_bitstream(folder / "other.bit", "LFE5U-25F")
+    with pytest.raises(DeviceError, match=r"is for 0x41111043 \(LFE5U-25F\), and the board is one with 0x41113043"):
+        load(other, ORANGECRAB.loader, part=ORANGECRAB.part, env=env)
+    for call in (lambda: load(bit, ORANGECRAB.loader, env=env), lambda: detect(ORANGECRAB.loader, env=env)):
+        with pytest.raises(DeviceError, match=r"OrangeCrab r0.2 DFU Bootloader .* does not tell what device it is on"):
+            call()
+    assert not (tmp_path / "record").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "what"),
+    [
+        ("absent", r"failed with status 1: .*No DFU compatible device found': plug the board in and switch it on"),
+        ("refused", r"Bootloader v3.1 has not taken the bitstream: .*Fail.*: plug the board in again with its button"),
+        ("unwritten", r"Bootloader v3.1 has not taken the bitstream: .*dfuERROR state.*: plug the board in again"),
+    ],
+)
+def test_what_goes_wrong_with_a_boot_loader_is_said(
+    dfu: dict[str, str], bit: Path, tmp_path: Path, fault: str, what: str
+) -> None:
+    env = dfu | {"DFU_RECORD": str(tmp_path / "record"), "DFU_FAULT": fault}
+    with pytest.raises(DeviceError, match=what):
+        load(bit, ORANGECRAB.loader, part=ORANGECRAB.part, env=env)
+
+
 # ---- what needs another system, or a board: a script in the place of openFPGALoader
 
 
@@ -182,6 +234,7 @@ def test_the_device_in_a_chain_and_the_flash_memory_are_chosen(script, bit: Path
     assert detect("-b ulx3s", env=env)[0] == JtagDevice(0, 0x4BA00477, "ARM cortex A9")
     stages: list[str] = []
     loaded = load(bit, "-b ulx3s", write_flash=True, report=stages.append, env=env)
+    assert loaded.device is not None
     assert loaded.flash and loaded.device.index == 1 and stages[-1] == "writing the flash memory"
     assert (tmp_path / "record").read_text() == f"-b ulx3s --write-flash --index-chain 1 --file-type bit {bit}\n"
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import serial
@@ -90,6 +91,16 @@ def test_what_is_no_port(port: str, baud: int) -> None:
         DeviceError, match=f"{port} at {baud} baud cannot be opened .* such as /dev/ttyUSB0 is accepted"
     ):
         SerialTransport(port, baud)
+
+
+@pytest.mark.parametrize("there", ["file", "folder", "null"])
+def test_what_is_there_and_no_port(there: str, tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("kept")
+    port = {"file": str(file), "folder": str(tmp_path), "null": os.devnull}[there]
+    with pytest.raises(DeviceError, match=f"{port} is no serial port: one such as /dev/ttyUSB0 is accepted.  Ports of"):
+        SerialTransport(port)
+    assert file.read_text() == "kept"
 
 
 def test_a_line_that_ends_in_itself() -> None:

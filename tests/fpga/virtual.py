@@ -38,6 +38,8 @@ class BoardProcess:
             assert ready, "the board did not start in time"
             line = self.process.stdout.readline()
             assert line == f"virtual board of {CONFIG.name} on {self.link}\n", line + self.process.stderr.read()
+            hint = self.process.stdout.readline()
+            assert hint == f"Ctrl-C stops it; kill -USR1 {self.process.pid} presses its reset button\n"
         except BaseException:
             self.kill()
             raise

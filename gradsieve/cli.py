@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -48,12 +49,19 @@ def application() -> typer.Typer:
     return app
 
 
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 if the verb failed, 2 if it was called wrongly.
 
-    `arguments` are those of the process by default.  Errors that the user can act on end as one line on the standard
-    error stream; anything else is a defect and keeps its traceback.
+    `arguments` are those of the process by default; SIGTERM then ends it as Ctrl-C does, with all that it has started.
+    Errors that the user can act on end as one line on the standard error stream; anything else is a defect and keeps
+    its traceback.
     """
+    if arguments is None:
+        signal.signal(signal.SIGTERM, _end)
     try:
         result = application()(args=None if arguments is None else list(arguments), standalone_mode=False)
         return result if isinstance(result, int) else 0

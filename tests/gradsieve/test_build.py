@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +122,33 @@ def test_bad_input_is_one_line(
     assert len(err.splitlines()) == 1
     assert not out
     assert not (tmp_path / "out").exists()
+
+
+def test_terminated_it_takes_its_tools_along(tmp_path: Path) -> None:
+    env = {**os.environ, "GRADSIEVE_BUILD": str(tmp_path / "cache")}
+    command = [sys.executable, "-m", "gradsieve", "build", "--board", "ulx3s", "--preset", "tiny", "-o", str(tmp_path)]
+    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if "synthesis" in line:
+                break
+        time.sleep(1)  # Yosys starts
+        process.terminate()
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+        for _ in range(50):
+            time.sleep(0.1)
+            try:
+                os.killpg(process.pid, 0)
+            except ProcessLookupError:
+                break
+        else:
+            pytest.fail("a tool is still running")
+        assert not list((tmp_path / "cache").rglob("top.json"))
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def test_help_lists_every_board(capsys: pytest.CaptureFixture[str]) -> None:

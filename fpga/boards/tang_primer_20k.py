@@ -6,14 +6,22 @@ from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 
 from fpga.boards.board import LED_SIGNALS, Board, Capacity, Pin
 from fpga.boards.gowin_pll import GowinPll
+from hw.cells.gowin import GOWIN
 from hw.config import EngineConfig
-from hw.formats import Formats
+from hw.formats import FixedPoint, Formats
+
+
+class Platform(TangPrimer20kDockPlatform):
+    """The board with the family's target cells."""
+
+    cells = GOWIN
+
 
 TANG_PRIMER_20K = Board(
     name="tang_primer_20k",
     title="Sipeed Tang Primer 20K (dock)",
     part="GW2A-18",
-    platform=TangPrimer20kDockPlatform,
+    platform=Platform,
     pll=GowinPll,
     flow="apicula",
     capacity=Capacity(
@@ -24,7 +32,8 @@ TANG_PRIMER_20K = Board(
         memory_block_bits=18_432,
         source="Gowin DS102, table 1-1",
     ),
-    # 40 bits hold the 128 terms of one run of the largest size three times over
+    # operands of 8 bits, as every flip-flop costs a lookup table here; 24 bits hold the 128 terms of one run of the
+    # largest size almost four times over
     config=EngineConfig(
         name="small",
         R=4,
@@ -34,7 +43,14 @@ TANG_PRIMER_20K = Board(
         max_B=8,
         max_T=16,
         stream_width=32,
-        formats=Formats(weight_grad_width=40),
+        formats=Formats(
+            weight=FixedPoint(width=8, fraction=6),
+            activation=FixedPoint(width=8, fraction=7),
+            cell=FixedPoint(width=8, fraction=4),
+            input=FixedPoint(width=8, fraction=6),
+            gradient=FixedPoint(width=8, fraction=6),
+            weight_grad_width=24,
+        ),
     ),
     clock_mhz=54.0,
     bauds=(1_000_000, 500_000, 115_200),

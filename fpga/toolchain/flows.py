@@ -93,6 +93,9 @@ def _apicula_place(commands: Commands, target_mhz: float) -> list[str]:
         "top.pnr.json",
         "--freq",
         f"{target_mhz:g}",
+        # else it tries for hours where there is no room
+        "--placer-heap-cell-placement-timeout",
+        "10000",
     ]
 
 
@@ -132,7 +135,8 @@ APICULA = Flow(
     synthesis="synth_gowin -top top",
     cells={
         "luts": {r"LUT[1-4]": 1, "ALU": 1, r"RAM16S\w*4": 4, r"RAM16SDP\d": 4},
-        "flip_flops": {r"DFF\w*": 1},
+        # the flip-flops beside a memory of lookup tables have no input left
+        "flip_flops": {r"DFF\w*": 1, r"RAM16S\w*4": 6, r"RAM16SDP\d": 6},
         "multipliers": {"MULT18X18": 1, "MULT36X36": 4, "MULT9X9": 0.5},
         "memory_blocks": {r"(?:SDP|DP|SP|ROM|pROM)\w*": 1},
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +13,30 @@ if TYPE_CHECKING:
     from hw.mux_adder import MuxAdder
 
 
-class Cells(ABC):
+class Cells:
     """Cells of one FPGA family behind the interfaces of the portable blocks, equal to them cycle by cycle.
 
-    Each method gives the module that stands in for the block, or None where this family has nothing better for its
-    sizes than what its tools infer from the portable description.
+    Each method gives the module that stands in for the block, or None, as here, where a family has nothing better for
+    its sizes than what its tools infer from the portable description.
     """
 
     name: str
-    models: Path
+    models: Path | None = None
     """Verilog with a behavioural model of every cell that is instantiated and that Yosys has no model of."""
+    registered_ready: bool = True
+    """Whether a RegisterSlice gives `ready` from a register too, for which it needs as many registers again."""
 
-    @abstractmethod
     def multiplier(self, block: Multiplier) -> Module | None:
         """`hw.multiplier.Multiplier` with the input and output registers of a hard multiplier."""
+        return None
 
-    @abstractmethod
     def memory(self, block: BlockMemory) -> Module | None:
         """`hw.block_memory.BlockMemory` with the output register of hard memories."""
+        return None
 
-    @abstractmethod
     def mux_adder(self, block: MuxAdder) -> Module | None:
         """`hw.mux_adder.MuxAdder` with choice and addition in one carry chain."""
+        return None
 
 
 def cells_of(platform: Any) -> Cells | None:

@@ -15,7 +15,7 @@ from hw.mux_adder import MuxAdder
 from rtl_gen.ecp5_netlist import netlist
 from rtl_gen.tools import find
 from rtl_gen.verilog import component_verilog
-from tb.runner import run_bench
+from tb.runner import Target, run_bench
 
 WIDTHS = [(32, 48), (32, 40), (27, 33), (4, 5)]
 """Widths of product and sum: those of the default formats, and odd ones."""
@@ -63,12 +63,22 @@ def test_wide_operands_stay_portable() -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "config"),
-    [("memory", preset("default")), ("processing_element", preset("default")), ("engine", preset("tiny"))],
+    ("block", "config", "target"),
+    [
+        ("memory", preset("default"), "ecp5"),
+        ("processing_element", preset("default"), "ecp5"),
+        ("engine", preset("tiny"), "ecp5"),
+        ("engine", preset("tiny"), "gowin"),
+    ],
     ids=lambda v: v if isinstance(v, str) else v.name,
 )
-def test_benches_pass_with_target_cells(block: str, config: EngineConfig) -> None:
-    result = run_bench(block, config, target="cells")
+def test_benches_pass_with_target_cells(block: str, config: EngineConfig, target: Target) -> None:
+    result = run_bench(block, config, target=target)
+    assert result.passed, result.failures
+
+
+def test_slices_without_a_spare_register_pass_the_same_words_at_the_same_pace() -> None:
+    result = run_bench("register_slice", preset("tiny"), tests=("passes",), target="gowin")
     assert result.passed, result.failures
 
 
@@ -83,6 +93,6 @@ def test_every_multiplication_of_the_engine_is_one_hard_multiplier() -> None:
 
 @pytest.mark.heavy
 def test_engine_after_synthesis_passes_its_bench() -> None:
-    result = run_bench("engine", preset("tiny"), target="netlist")
+    result = run_bench("engine", preset("tiny"), target="ecp5_netlist")
     assert result.passed, result.failures
     assert result.mismatches == 0

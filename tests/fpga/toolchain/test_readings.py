@@ -71,8 +71,8 @@ def test_names_of_cells_are_told_without_what_the_tools_add(cell: str, name: str
         ),
         (
             APICULA,
-            {"LUT1": 1, "LUT4": 2, "ALU": 3, "DFFRE": 4, "MULT18X18": 5, "SDPX9B": 6, "MUX2_LUT5": 9},
-            (6, 4, 5, 6),
+            {"LUT1": 1, "LUT4": 2, "ALU": 3, "DFFRE": 4, "MULT18X18": 5, "SDPX9B": 6, "MUX2_LUT5": 9, "RAM16SDP4": 2},
+            (14, 16, 5, 6),
         ),
         (VIVADO, {"LUT6": 4, "LUT2": 1, "FDRE": 2, "FDSE": 1, "DSP48E1": 3, "RAMB18E1": 3, "BUFG": 1}, (5, 3, 3, 2)),
     ],

@@ -18,7 +18,7 @@ EngineName = Literal["float", "exact", "simulated"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class TextSettings(_Section):
@@ -52,7 +52,7 @@ class LoopSettings(_Section):
     batch: int = Field(default=16, ge=1)
     window: int = Field(default=32, ge=1)
     """Time steps of a window, T."""
-    seed: int = Field(default=1, ge=0)
+    seed: int = Field(default=1, ge=0, lt=1 << 63)
     optimizer: Literal["adam", "sgd", "snt-asgd"] = "adam"
     rate: float = Field(default=5e-3, gt=0)
     """Learning rate."""
@@ -88,6 +88,7 @@ class SieveSettings(_Section):
     def _check(self) -> SieveSettings:
         given = [name for name in ("tau", "target", "targets") if getattr(self, name) not in (None, ())]
         if self.method == "dense":
+            given += [name for name in ("warm_up", "dense_every", "dense_tail") if getattr(self, name)]
             if given:
                 raise ValueError(f"{given[0]} is not accepted with method 'dense': name element, row or stochastic")
         elif len(given) != 1:
@@ -162,6 +163,9 @@ class EngineSettings(_Section):
             raise ValueError(f"preset {self.preset!r} is not accepted: {', '.join(PRESETS)} are")
         if self.preset is not None and self.config is not None:
             raise ValueError(f"preset {self.preset!r} and config {str(self.config)!r} are both given: give one of them")
+        if self.kind == "float" and (self.preset is not None or self.config is not None):
+            given = f"preset {self.preset!r}" if self.preset is not None else f"config {str(self.config)!r}"
+            raise ValueError(f"{given} is not accepted by the float engine: exact and simulated take one")
         if self.lanes == 0 and self.kind != "float":
             raise ValueError(f"lanes = 0 is not accepted by the {self.kind} engine: 1 or more is")
         return self

@@ -22,7 +22,7 @@ from training.history import Record, Result
 from training.language_model import LanguageModel, evaluate
 from training.lstm import SievedLSTM
 from training.methods.schedules import MixedTraining
-from training.methods.sieves import METHODS, Dense, GradientSieve
+from training.methods.sieves import METHODS, Dense, SieveError
 from training.methods.snt_asgd import SNTASGD
 from training.methods.structured_dropout import ColumnDropout, StructuredDropout
 from training.reports.report import write_report, write_result
@@ -144,17 +144,16 @@ class Trainer:
 
     def _schedule(self) -> MixedTraining:
         s, loop = self.settings.sieve, self.settings.training
-        sieve: GradientSieve
         if s.method == "dense":
-            sieve = Dense()
-        else:
-            # The loss of a step is the mean over the tokens of a window, tau is told for their sum.
-            tau = None if s.tau is None else s.tau / (loop.batch * loop.window)
-            target = s.target if not s.targets else s.targets[0][1]
+            return MixedTraining(Dense(), loop.steps)
+        # The loss of a step is the mean over the tokens of a window, tau is told for their sum.
+        tau = None if s.tau is None else s.tau / (loop.batch * loop.window)
+        target = s.target if not s.targets else s.targets[0][1]
+        try:
             sieve = METHODS[s.method](tau=tau, target=target)
-        return MixedTraining(
-            sieve, loop.steps, s.warm_up, s.dense_every, s.dense_tail, s.targets if s.method != "dense" else ()
-        )
+            return MixedTraining(sieve, loop.steps, s.warm_up, s.dense_every, s.dense_tail, s.targets)
+        except SieveError as error:
+            raise SettingsError(f"sieve: {error}") from None
 
     def _watch_backward(self) -> None:
         """Time the LSTM's backward passes, PyTorch's own and ours alike: from the gradient of y to that of x."""

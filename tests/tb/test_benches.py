@@ -59,6 +59,10 @@ def test_controller_of_few_terms() -> None:
     check(run_bench("controller", ODD), coverage=95)
 
 
+def test_row_bitmap_of_four_rows_a_cycle() -> None:
+    check(run_bench("row_bitmap", BATCH_ONE), coverage=85)
+
+
 def test_array_with_more_rows_than_a_drain_group() -> None:
     config = preset("default")
     assert config.R > DRAIN_GROUP

@@ -16,7 +16,7 @@ PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="
 NO_DEFAULT = {
     "name", "text.file", "text.valid", "text.level", "text.vocabulary", "text.valid_tokens", "model.embedding",
     "sieve.method", "sieve.target", "dropout.kind", "dropout.input", "dropout.output", "sparse_weights.density",
-    "sampled_masks.keep", "engine.preset",
+    "sampled_masks.keep",
 }  # fmt: skip
 """Settings that the page shows with an example, as a default of none would show nothing."""
 

@@ -278,11 +278,35 @@ def test_what_cannot_be_trained_is_refused_before_any_work(tmp_path: Path) -> No
             "'unstructured' is not accepted by the exact engine: 'block' is",
         ),
         ({"sparse_weights": {"density": 0.5}, "sampled_masks": {"keep": 0.5}}, "are both given"),
+        ({"training": {"rate": float("inf")}}, r"training\.rate: inf is not accepted: input should be a finite number"),
+        ({"training": {"seed": 1 << 63}}, r"training\.seed: 9223372036854775808 is not accepted: .* less than"),
+        ({"sieve": {"warm_up": 3}}, "warm_up is not accepted with method 'dense'"),
+        (
+            {"engine": {"kind": "float", "preset": "tiny"}},
+            "preset 'tiny' is not accepted by the float engine: exact and simulated take one",
+        ),
+        (
+            {"engine": {"config": "my.toml"}},
+            r"config 'my\.toml' is not accepted by the float engine: exact and simulated take one",
+        ),
     ],
 )
 def test_bad_settings_are_quoted(over: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         settings(over)
+
+
+@pytest.mark.parametrize(
+    ("sieve", "message"),
+    [
+        ({"targets": [[0, 0.5], [1, 0.2]], "dense_every": 1}, "sieve: dense_every = 1 is not accepted: 0 .never. or 2"),
+        ({"targets": [[0.5, 0.5], [0.2, 0.2]]}, r"sieve: targets at \[0\.5, 0\.2\] are not accepted: ascending points"),
+        ({"targets": [[0, 0.5], [1, 1.5]]}, r"sieve: target = 1\.5 is not accepted"),
+    ],
+)
+def test_bad_schedules_are_quoted(sieve: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Trainer(settings({"sieve": {"method": "row"} | sieve}))
 
 
 def test_titles_name_the_method() -> None:

@@ -59,7 +59,7 @@ class SievedLSTM(nn.LSTM):
             given = more.get("proj_size") or arguments[7]
             raise ValueError(f"proj_size = {given!r} is not accepted: the engine has no projection; leave it 0")
         super().__init__(*arguments, **more)
-        self.sieve: GradientSieve = sieve if sieve is not None else Dense()
+        self.sieve = sieve
         self.engine: Engine = engine if engine is not None else FloatEngine()
         self.column_dropout = column_dropout
         self.weight_masks: WeightMasks | None = None
@@ -68,6 +68,17 @@ class SievedLSTM(nn.LSTM):
         self.layers = tuple(f"l{n}{d}" for n in range(self.num_layers) for d in directions)
         self.states = [LayerState(layer, number, seed) for number, layer in enumerate(self.layers)]
         self._statistics: deque[PassStatistics] = deque(maxlen=KEPT_STATISTICS)
+
+    @property
+    def sieve(self) -> GradientSieve:
+        """Which gate gradients the backward pass uses; setting None means `Dense()`.  Raises TypeError for no sieve."""
+        return self._sieve
+
+    @sieve.setter
+    def sieve(self, sieve: GradientSieve | None) -> None:
+        if sieve is not None and not isinstance(sieve, GradientSieve):
+            raise TypeError(f"sieve {sieve!r} is not accepted: one such as StructuredGradients(target=0.2) or None is")
+        self._sieve = sieve if sieve is not None else Dense()
 
     # what the passes did, and how to go on
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from golden.types import SieveMode
+from training.lstm import SievedLSTM
 from training.methods.sieves import (
     METHODS,
     Dense,
@@ -304,3 +305,13 @@ def test_fixed_thresholds_stay_and_states_resume() -> None:
     fresh = Threshold()
     fresh.load_state_dict(Threshold().state_dict())
     assert fresh.tau is None
+
+
+def test_a_layer_takes_a_sieve_or_none() -> None:
+    lstm = SievedLSTM(2, 3, sieve=StructuredGradients(target=0.2))
+    lstm.sieve = None
+    assert isinstance(lstm.sieve, Dense)
+    for wrong in (StructuredGradients, 0.2):
+        with pytest.raises(TypeError, match=r"sieve .* is not accepted: one such as StructuredGr"):
+            lstm.sieve = wrong  # type: ignore[assignment]
+    assert isinstance(lstm.sieve, Dense)

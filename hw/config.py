@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hw.formats import Formats
+from hw.validation import explain, toml_values
 
 GATES = ("i", "f", "g", "o")
 """The gates in the order of `torch.nn.LSTM`; gate row k = gate * H + unit."""
@@ -190,39 +190,17 @@ def _toml(value: str | int) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def _explain(error: ValidationError, source: str) -> ConfigError:
-    lines = []
-    for e in error.errors():
-        where = ".".join(str(p) for p in e["loc"])
-        message = e["msg"].removeprefix("Value error, ")
-        if e["type"] == "extra_forbidden":
-            known = Formats if e["loc"][0] == "formats" else EngineConfig
-            message = f"there is no such setting; there are {', '.join(known.model_fields)}"
-        elif e["type"] == "missing":
-            message = "missing: it has no default"
-        elif e["type"] != "value_error":
-            message = f"{e['input']!r} is not accepted: {message[0].lower()}{message[1:]}"
-        lines.append(f"{where}: {message}" if where else message)
-    return ConfigError(f"{source}: " + "; ".join(lines))
-
-
 def make(source: str = "config", /, **settings: Any) -> EngineConfig:
     """An engine of these settings.  Raises ConfigError, which names `source` and quotes each bad value."""
     try:
         return EngineConfig(**settings)
     except ValidationError as error:
-        raise _explain(error, source) from None
+        raise ConfigError(explain(error, source, EngineConfig)) from None
 
 
 def load(path: str | Path) -> EngineConfig:
     """Read a config from a TOML file.  Raises ConfigError if it is unreadable, no TOML, or not a valid config."""
-    try:
-        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is not a TOML text ({error})") from None
-    return make(str(path), **data)
+    return make(str(path), **toml_values(Path(path), ConfigError))
 
 
 PRESETS: dict[str, EngineConfig] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hw.config import PRESETS
+from hw.validation import explain, toml_values
 from training.errors import SettingsError
 
 MethodName = Literal["dense", "element", "row", "stochastic"]
@@ -248,12 +248,7 @@ def load(path: Path) -> Settings:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The values of a TOML file.  Raises SettingsError, naming it."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read ({error.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path}: is not a TOML text ({error})") from None
+    return toml_values(path, SettingsError)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,28 +258,3 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         inner = out.get(key)
         out[key] = merge(inner, value) if isinstance(inner, Mapping) and isinstance(value, Mapping) else value
     return out
-
-
-def explain(error: ValidationError, source: str, model: type[BaseModel]) -> str:
-    """One line on what is wrong: each place, the value, and what is accepted."""
-    lines = []
-    for e in error.errors():
-        where = ".".join(str(p) for p in e["loc"])
-        message = e["msg"].removeprefix("Value error, ")
-        if e["type"] == "extra_forbidden":
-            message = f"there is no such setting; there are {', '.join(_fields(model, e['loc'][:-1]))}"
-        elif e["type"] == "missing":
-            message = "missing: it has no default"
-        elif e["type"] != "value_error":
-            message = f"{e['input']!r} is not accepted: {message[0].lower()}{message[1:]}"
-        lines.append(f"{where}: {message}" if where else message)
-    return f"{source}: " + "; ".join(lines)
-
-
-def _fields(model: type[BaseModel], path: tuple[int | str, ...]) -> list[str]:
-    """The settings that there are in the section at `path`."""
-    for name in path:
-        annotation = model.model_fields[str(name)].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type)]
-        model = next(a for a in inner if issubclass(a, BaseModel))
-    return list(model.model_fields)

@@ -1,4 +1,4 @@
-"""A fast stand-in for `training.trainer.train`, which workers import, and hand-written results."""
+"""A fast stand-in for `training.trainer.train`, which workers import, and small studies and hand-written results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,19 @@ from typing import Any
 from training.history import Record, Result, Work
 from training.reports.report import write_result
 from training.settings import Settings
+from training.studies.study import Study, make_study
 
 CALLS = "calls"
+HERE = Path("/nowhere")
+SMALL = {"training": {"steps": 10}}
+
+
+def study(*runs: dict[str, Any], **top: Any) -> Study:
+    return make_study({"base": SMALL, "run": list(runs)} | top, HERE, "study.toml")
+
+
+def dense(**changes: Any) -> dict[str, Any]:
+    return {"name": "dense"} | changes
 
 
 def record(step: int, valid: float | None, kept: float = 1.0, nonzero: float = 1.0, **work: int) -> Record:

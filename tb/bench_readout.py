@@ -40,13 +40,16 @@ _sample = cover(
 )
 
 
-def draw(bench: Bench) -> int:
-    """A sum: of any magnitude, or near a tie."""
+def draw(bench: Bench, shift: int, small: bool) -> int:
+    """A sum of any magnitude, or one that does not leave 32 bits; mostly a tie of the shift, or one bit off a tie."""
     rng, width = bench.rng, bench.config.formats.weight_grad_width
     value = rng.randrange(-(1 << width - 1), 1 << width - 1) >> rng.choice((0, 2, width // 2, width - 4))
-    if rng.random() < 0.2:
-        shift = rng.randint(1, width // 2)
-        value = (value >> shift << shift) + (1 << shift - 1) + rng.randint(-1, 1)
+    if small:
+        value >>= width - SHORT_BITS // 2
+    if shift and rng.random() < 0.7:
+        value = (value >> shift << shift) + (1 << shift - 1)
+        if shift > 1 and rng.random() < 0.5:
+            value += rng.choice((-1, 1)) << rng.randrange(shift - 1)
     return max(-(1 << width - 1), min((1 << width - 1) - 1, value))
 
 
@@ -92,11 +95,11 @@ async def read(bench: Bench, exact: bool, keep: bool, fraction: int, stall: str)
     bench.set(mode=Format(read_mode_layout()).pack({"exact": exact, "keep": keep, "fraction": fraction}))
     small = rng.random() < 0.3  # no sum leaves 32 bits
 
-    def value() -> int:
-        return draw(bench) >> (f.weight_grad_width - SHORT_BITS // 2 if small else 0)
+    def values(form: FixedPoint, count: int) -> list[int]:
+        return [draw(bench, form.fraction - fraction, small) for _ in range(count)]
 
-    gradients = [[value() for _ in range(c.R)] for _ in range(c.weight_words)]
-    biases = [value() for _ in range(c.gate_rows)]
+    gradients = [values(f.weight_grad, c.R) for _ in range(c.weight_words)]
+    biases = values(f.bias_grad, c.gate_rows)
     Stores(bench, list(gradients), list(biases))
     clears = bench.sink("gradient_clear", range(c.weight_words)), bench.sink("bias_clear", range(c.gate_rows))
     groups = bench.sink("groups", group_layout(c), stall)
@@ -162,10 +165,11 @@ async def read(bench: Bench, exact: bool, keep: bool, fraction: int, stall: str)
 @test
 async def reads(bench: Bench) -> None:
     """Reads in all modes, without backpressure and with."""
-    for n in range(3 * bench.rounds):
+    for n in range(6 * bench.rounds):
         for exact in (False, True):
             for keep in (False, True):
-                fraction = (0, _TOP, bench.rng.randint(1, max(_TOP - 1, 1)))[n % 3]
+                between = bench.rng.randint(1, max(_TOP - 1, 1))
+                fraction = between if keep and not exact else (0, _TOP, between)[n % 3]
                 await read(bench, exact, keep, fraction, bench.pattern() if n % 2 else "none")
 
 

@@ -76,8 +76,8 @@ class Store:
         self.bench.set(**{self.port: self.coming.pop(0)})
 
 
-class Addresses:
-    """The address at a port in every cycle."""
+class Values:
+    """The value of a port in every cycle."""
 
     def __init__(self, bench: Bench, port: str) -> None:
         self.handle = getattr(bench.dut, port)
@@ -128,7 +128,8 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     operands = bench.sink("operands", operand_layout(c))
     neighbours = Neighbours(bench, held)
     Store(bench, "row", gate_rows_layout(c), lambda a: rows[a])
-    weights, gradients = Addresses(bench, "weight_address"), Addresses(bench, "gradient_address")
+    weights, gradients = Values(bench, "weight_address"), Values(bench, "gradient_address")
+    macs = Values(bench, "macs")
     writes = bench.sink("gradient_write", range(c.weight_words))
     drains = bench.sink("drain_jobs", job_layout(c))
     pulses = Pulses(bench, "step_done", "streamed", "busy", "inputs_taken", "idle")
@@ -179,6 +180,8 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
         last = expected_writes[-1][0]
         soon = [n for n in pulses.cycles["idle"] if last - 1 <= n <= last + c.R]
         bench.scoreboard.equal("idle before all is written", soon, [])
+    on_its_way = {n - stage for n in operands.cycles for stage in range(1, STORE_LATENCY + 1)}
+    bench.scoreboard.equal("idle with an operand on its way", on_its_way.intersection(pulses.cycles["idle"]), set())
     bench.scoreboard.sequence(
         "drain job",
         [{k: v[k] for k in e} for v, e in zip(drains.values, expected_drains, strict=False)],
@@ -189,6 +192,9 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     bench.scoreboard.equal("inputs taken", pulses.cycles["inputs_taken"], starts)
     bench.scoreboard.equal("steps done", len(pulses.cycles["step_done"]), sum(j[0]["job"]["ends_step"] for j in jobs))
     bench.scoreboard.equal("indices streamed", len(pulses.cycles["streamed"]), sum(not b["empty"] for b in beats))
+    counted = [macs.at[n] for n in pulses.cycles["streamed"]]
+    products = [b["job"]["columns"] * b["job"]["lanes"] for b in beats if not b["empty"]]
+    bench.scoreboard.sequence("multiply-accumulates", counted, products)
     bench.scoreboard.equal("operands taken", len(pulses.cycles["busy"]), len(beats))
     interlocks = (neighbours.taken_without_inputs, neighbours.ended_without_room)
     bench.scoreboard.equal("tiles begun without inputs or ended without room", interlocks, (0, 0))

@@ -24,6 +24,7 @@ _SWAPS = {
     "*": "+",
 }
 _OPERATION = re.compile(r"^(\s*assign .* = \S.* )(\+|-|&|\||\^|==|!=|>=|<=|>>>|<<|>>|>|<|\*)( .*;)$")
+_WITH_ZERO = re.compile(r" [-+] \d+'h0+;$")
 _SLICE = re.compile(r"^(\s*(?:\.\S+ ?\(|\S.* <= )\S+ ?\[)(\d+):(\d+)(\]\)?[,;]?)$")
 """In the connection of a port, or in what a register or memory gets."""
 
@@ -48,8 +49,8 @@ def mutants(text: str, count: int, seed: int = 1) -> list[tuple[str, str]]:
     for end, line in enumerate(lines):
         if line == "endmodule":
             used = Counter(re.findall(r"\\\S+|\w+", "\n".join(lines[start : end + 1])))
-            # declared, assigned and used in its module: what nothing uses cannot be noticed
-            inside = [n for n in range(start, end) if _OPERATION.match(lines[n])]
+            # declared, assigned and used in its module: what nothing uses cannot be noticed, nor the sign of zero
+            inside = [n for n in range(start, end) if _OPERATION.match(lines[n]) and not _WITH_ZERO.search(lines[n])]
             operators += [n for n in inside if used[lines[n].split()[1]] > 2]
             slices += [n for n in range(start, end) if _SLICE.match(lines[n])]
             start = end + 1

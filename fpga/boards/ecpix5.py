@@ -26,7 +26,7 @@ ECPIX5 = Board(
     flow="trellis",
     capacity=ECP5_85,
     config=preset("default"),
-    clock_mhz=100.0,
+    clock_mhz=160.0,
     bauds=(3_000_000, 2_000_000, 1_000_000, 500_000, 115_200),
     # four lamps of three colours, each with one use
     leds={

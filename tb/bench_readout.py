@@ -78,9 +78,11 @@ class Stores:
             self.gradients[bench.get(self.clears["gradient"][1])] = [bench.rng.randrange(-half, half) for _ in rows]
         if self.clears["bias"][0].value:
             self.biases[bench.get(self.clears["bias"][1])] = bench.rng.randrange(-half, half)
-        self.asked.insert(0, self.gradients[bench.get("gradient_address")])
+        # while one store is read, the other's address may be none of its own
+        address, bias_address = bench.get("gradient_address"), bench.get("bias_address")
+        self.asked.insert(0, self.gradients[address] if address < len(self.gradients) else [0 for _ in rows])
         self.asked.pop()
-        self.asked_bias.insert(0, self.biases[bench.get("bias_address")])
+        self.asked_bias.insert(0, self.biases[bias_address] if bias_address < len(self.biases) else 0)
         self.asked_bias.pop()
         word = [self.asked[latency - 1 + j // self.group][j] for j in rows]
         bench.set(gradient_words=self.word.pack(word), bias_word=self.bias.pack(self.asked_bias[-1]))

@@ -32,7 +32,7 @@ ORANGECRAB = Board(
     flow="trellis",
     capacity=ECP5_85,
     config=preset("default"),
-    clock_mhz=100.0,
+    clock_mhz=140.0,
     bauds=(1_000_000, 500_000, 115_200),
     # one lamp of three colours
     leds={

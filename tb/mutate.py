@@ -25,7 +25,7 @@ _SWAPS = {
 }
 _OPERATION = re.compile(r"^(\s*assign .* = \S.* )(\+|-|&|\||\^|==|!=|>=|<=|>>>|<<|>>|>|<|\*)( .*;)$")
 _WITH_ZERO = re.compile(r" [-+] \d+'h0+;$")
-_SLICE = re.compile(r"^(\s*(?:\.\S+ ?\(|\S.* <= )\S+ ?\[)(\d+):(\d+)(\]\)?[,;]?)$")
+_SLICE = re.compile(r"^(\s*(?:\.\S+ ?\(|(?!assign )\S.* <= )\S+ ?\[)(\d+):(\d+)(\]\)?[,;]?)$")
 """In the connection of a port, or in what a register or memory gets."""
 
 

@@ -161,11 +161,12 @@ class EngineSettings(_Section):
     def _check(self) -> EngineSettings:
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is not accepted: {', '.join(PRESETS)} are")
-        if self.preset is not None and self.config is not None:
-            raise ValueError(f"preset {self.preset!r} and config {str(self.config)!r} are both given: give one of them")
-        if self.kind == "float" and (self.preset is not None or self.config is not None):
-            given = f"preset {self.preset!r}" if self.preset is not None else f"config {str(self.config)!r}"
-            raise ValueError(f"{given} is not accepted by the float engine: exact and simulated take one")
+        values = {"preset": self.preset, "config": self.config}
+        given = [f"{name} {str(value)!r}" for name, value in values.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are both given: give one of them")
+        if given and self.kind == "float":
+            raise ValueError(f"{given[0]} is not accepted by the float engine: exact and simulated take one")
         if self.lanes == 0 and self.kind != "float":
             raise ValueError(f"lanes = 0 is not accepted by the {self.kind} engine: 1 or more is")
         return self

@@ -13,7 +13,6 @@ from fpga.boards.pll import DividingPll, Limits, instance
 LIMITS = Limits(
     detector_hz=(10_000_000, 400_000_000),
     oscillator_hz=(400_000_000, 800_000_000),
-    output_hz=(3_125_000, 400_000_000),
     input_divider_max=128,
     multipliers=(1, 128),
     output_divider_max=128,
@@ -24,6 +23,7 @@ class Ecp5Pll(DividingPll):
     """The first output closes the loop at the detector's frequency, the second is the clock: any ratio can be made."""
 
     limits = LIMITS
+    output_limits_hz = (3_125_000, 400_000_000)
 
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Instance:
         loop = Signal()

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
 from amaranth.hdl import Instance, Value
 
-from fpga.boards.pll import Pll, instance, no_clock
+from fpga.boards.pll import Pll, instance
 
 DEVICE = "GW2A-18C"
 DETECTOR_HZ = (3_000_000, 500_000_000)
 OSCILLATOR_HZ = (500_000_000, 1_250_000_000)
-OUTPUT_HZ = (3_906_250, 625_000_000)
 DIVIDER_MAX = 64
 OUTPUT_DIVIDERS = (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
 
@@ -29,28 +29,27 @@ class GowinPll(Pll):
     multiplier: int
     output_divider: int
 
+    output_limits_hz = (3_906_250, 625_000_000)
+
     @property
     def output_hz(self) -> Fraction:
         return Fraction(self.input_hz * self.multiplier, self.input_divider)
 
     @classmethod
-    def at_most(cls, input_hz: int, target_hz: float) -> GowinPll:
-        if not OUTPUT_HZ[0] <= target_hz <= OUTPUT_HZ[1]:
-            raise no_clock(input_hz, target_hz, OUTPUT_HZ)
-        best: GowinPll | None = None
+    def _fastest(cls, input_hz: int, target_hz: Fraction) -> Self | None:
+        least_hz = cls.output_limits_hz[0]
+        best: Self | None = None
         for input_divider in range(1, DIVIDER_MAX + 1):
             detector = Fraction(input_hz, input_divider)
             if not DETECTOR_HZ[0] <= detector <= DETECTOR_HZ[1]:
                 continue
             for multiplier in range(1, DIVIDER_MAX + 1):
                 output = detector * multiplier
-                if output > target_hz or not OUTPUT_HZ[0] <= output <= OUTPUT_HZ[1]:
+                if not least_hz <= output <= target_hz:
                     continue
                 fits = [d for d in OUTPUT_DIVIDERS if OSCILLATOR_HZ[0] <= output * d <= OSCILLATOR_HZ[1]]
                 if fits and (best is None or output > best.output_hz):
                     best = cls(input_hz, input_divider, multiplier, fits[0])
-        if best is None:
-            raise no_clock(input_hz, target_hz, OUTPUT_HZ)
         return best
 
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Instance:

@@ -12,7 +12,6 @@ from fpga.boards.pll import DividingPll, Limits, instance
 LIMITS = Limits(
     detector_hz=(19_000_000, 450_000_000),
     oscillator_hz=(800_000_000, 1_600_000_000),
-    output_hz=(6_250_000, 800_000_000),
     input_divider_max=56,
     multipliers=(2, 64),
     output_divider_max=128,
@@ -23,6 +22,7 @@ class XilinxPll(DividingPll):
     """The first output is the clock; the loop is closed by an output of its own."""
 
     limits = LIMITS
+    output_limits_hz = (6_250_000, 800_000_000)
 
     def cell(self, clock_in: Value, clock_out: Value, locked: Value) -> Module:
         m = Module()

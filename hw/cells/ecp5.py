@@ -41,7 +41,7 @@ class Ecp5Cells(Cells):
     """Cells of the ECP5 family."""
 
     name = "ecp5"
-    models = Path(__file__).with_name("ecp5_models.v")
+    models: Path = Path(__file__).with_name("ecp5_models.v")
 
     def multiplier(self, block: Multiplier) -> Module | None:
         """One MULT18X18D, clocked input and output registers; None for operands of more than 18 bits."""

@@ -90,10 +90,9 @@ def _compile_stand_in(folder: Path, library: str, device: Path | None = None) ->
     source = folder / f"{library}.c"
     if device:
         symbols -= set(re.findall(r"\b(libusb_\w+)\(", device.read_text()))
+    opened = "0" if device else "-3"
     # a pointer is to one text, which is also room enough for a context; -3 is libftdi's "no such device"
-    results = {s: "(long)text" if _POINTERS.search(s) else "-3" if _OPENS.search(s) else "0" for s in symbols}
-    if device:
-        results |= dict.fromkeys((s for s in symbols if not _POINTERS.search(s)), "0")
+    results = {s: "(long)text" if _POINTERS.search(s) else opened if _OPENS.search(s) else "0" for s in symbols}
     lines = ['static char text[4096] = "no USB in this test";']
     lines += [f"long {name}(void) {{ return {result}; }}" for name, result in sorted(results.items())]
     source.write_text("\n".join(lines) + "\n")

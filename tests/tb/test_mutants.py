@@ -10,9 +10,10 @@ from tb.blocks import BLOCKS
 from tb.mutate import mutants
 from tb.runner import BenchError, run_bench
 
-NOTICED = 0.7
-"""Share of mutants that a bench must notice.  Some change nothing that can be seen: bits of a copied expression that
-nobody uses, bits that the sizes of `tiny` do not reach, or the sign of a number that is half of its range."""
+NOTICED = 0.8
+"""Share of mutants that a bench must notice; some change nothing that can be seen."""
+EXCUSED = {"compactor": 0.7}
+"""Less where it is known why: bits that `tiny` does not reach, and bits of copied expressions that nobody uses."""
 
 
 def noticed(block: str, text: str) -> bool:
@@ -39,4 +40,4 @@ def test_a_fault_is_noticed(block: str) -> None:
 @pytest.mark.heavy
 @pytest.mark.parametrize("block", [b for b in BLOCKS if b != "engine"])
 def test_faults_are_noticed(block: str) -> None:
-    check(block, count=10, share=NOTICED)
+    check(block, count=10, share=EXCUSED.get(block, NOTICED))

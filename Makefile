@@ -4,8 +4,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PACKAGES := hw golden rtl_gen tb fpga training gradsieve
-CHECKED := $(patsubst %/,%,$(sort $(dir $(wildcard $(addsuffix /*.py,$(PACKAGES))))))
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
@@ -53,11 +51,11 @@ bitstreams: setup ## Build the bitstream of every board with its own engine (hou
 lint: setup ## Check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy $(CHECKED)
+	$(BIN)/mypy gradsieve
 
 .PHONY: lint-verilog
 lint-verilog: setup ## Lint the generated Verilog of every preset
-	$(BIN)/python -m rtl_gen.lint
+	$(BIN)/python -m gradsieve.rtl_gen.lint
 
 .PHONY: format
 format: setup ## Rewrite the sources in the project's format

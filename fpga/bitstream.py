@@ -15,8 +15,8 @@ from pathlib import Path
 
 from fastcrc import crc16
 
-from fpga.errors import DeviceError
-from fpga.parts import PARTS, Part, describe, part_of
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.parts import PARTS, Part, describe, part_of
 
 
 class BitstreamError(DeviceError):

@@ -8,11 +8,11 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from fpga.device import Device
-from fpga.link.session import Statistics
-from golden.backward import backward
-from golden.random_case import MASK_KINDS, random_case
-from golden.types import Gradients, SieveMode
+from gradsieve.fpga.device import Device
+from gradsieve.fpga.link.session import Statistics
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import MASK_KINDS, random_case
+from gradsieve.golden.types import Gradients, SieveMode
 
 SIZES_MAX = (24, 24, 8, 4)
 """H, I, B, T at most: so much goes over a serial line in a second."""

@@ -9,14 +9,14 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from fpga.errors import DeviceError
-from fpga.packets import PacketFormat
-from fpga.simulator import Simulator
-from fpga.transport import Transport
-from golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
-from golden.validation import check_inputs
-from hw.config import EngineConfig
-from hw.registers import BY_NAME, COUNTERS_32, COUNTERS_64, IDENTITY, ErrorCode
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.packets import PacketFormat
+from gradsieve.fpga.simulator import Simulator
+from gradsieve.fpga.transport import Transport
+from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
+from gradsieve.golden.validation import check_inputs
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.registers import BY_NAME, COUNTERS_32, COUNTERS_64, IDENTITY, ErrorCode
 
 BUSY_SECONDS = 60.0
 """An engine that is busy for so long, with nothing to send or to receive, never ends."""

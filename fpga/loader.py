@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fpga import bitstream
-from fpga.bitstream import Bitstream
-from fpga.errors import DeviceError
-from fpga.parts import describe, part_named
-from rtl_gen.verilator import ToolError
+from gradsieve.fpga import bitstream
+from gradsieve.fpga.bitstream import Bitstream
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.parts import describe, part_named
+from gradsieve.rtl_gen.verilator import ToolError
 
 DETECT_TIMEOUT = 30.0
 LOAD_TIMEOUT = 600.0
@@ -123,8 +123,8 @@ def load(
 ) -> Loaded:
     """Write a bitstream file into the board's device: into its configuration memory, or with `write_flash` its flash.
 
-    Before anything is written, the file is checked (`fpga.bitstream.read`), its device code is compared with that of
-    `part` (the one the board should hold, as `LFE5U-85F`; None: any) and with the one read from the board.
+    Before anything is written, the file is checked (`gradsieve.fpga.bitstream.read`), its device code is compared with
+    that of `part` (the one the board should hold, as `LFE5U-85F`; None: any) and with the one read from the board.
     A board whose cable is a DFU boot loader (USB DFU 1.1) tells no device code, so that `part` must be given, and all
     that is written goes to its flash memory.
     `cable` and `env` are as for `detect`; `report` is called with the name of each stage; `timeout` is in seconds.

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from golden.types import Tape, Weights
-from hw.config import BITMAP_WORD, GATES, EngineConfig
-from hw.packets import STATISTICS_WORDS, PacketKind
+from gradsieve.golden.types import Tape, Weights
+from gradsieve.hw.config import BITMAP_WORD, GATES, EngineConfig
+from gradsieve.hw.packets import STATISTICS_WORDS, PacketKind
 
 GATES_PER_UNIT = len(GATES)
 
@@ -24,7 +24,7 @@ class PacketError(ValueError):
 
 @dataclass(frozen=True)
 class Result:
-    """The contents of a RESULT packet, as in `golden.types.Gradients`; the state is None if it was not asked for."""
+    """The contents of a RESULT packet, as in `gradsieve.golden.types.Gradients`; the state is None if not asked for."""
 
     dx: Tensor
     rows_kept: Tensor

@@ -12,12 +12,12 @@ import numpy as np
 import serial
 from serial.tools import list_ports
 
-from fpga.errors import DeviceError
-from fpga.link.protocol import NO_ANSWER, READ_ANSWER, READS_MAX, WRITE, Kind, Response, Status
-from fpga.link.session import Pending, Port, Session, Statistics
-from fpga.packets import Bytes
-from fpga.transport import Transport
-from hw.registers import BY_NAME, IDENTITY, ErrorCode
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.link.protocol import NO_ANSWER, READ_ANSWER, READS_MAX, WRITE, Kind, Response, Status
+from gradsieve.fpga.link.session import Pending, Port, Session, Statistics
+from gradsieve.fpga.packets import Bytes
+from gradsieve.fpga.transport import Transport
+from gradsieve.hw.registers import BY_NAME, IDENTITY, ErrorCode
 
 BAUD = 3_000_000
 """The fastest that the USB adapters of common boards can."""

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fpga.errors import DeviceError
-from fpga.packets import Bytes
-from fpga.transport import Transport
-from fpga.verilated import load
-from hw.config import EngineConfig
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.packets import Bytes
+from gradsieve.fpga.transport import Transport
+from gradsieve.fpga.verilated import load
+from gradsieve.hw.config import EngineConfig
 
 QUIET_CYCLES = 2_000_000
 """Cycles without any beat after which a transfer has failed: more than the longest time between two beats of a run."""

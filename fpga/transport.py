@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from fpga.packets import Bytes
+from gradsieve.fpga.packets import Bytes
 
 
 class Transport(ABC):

@@ -10,11 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from hw.config import EngineConfig
-from rtl_gen.cache import cached_verilog
-from rtl_gen.files import cached
-from rtl_gen.verilator import ToolError, verilator_env
-from rtl_gen.verilog import top_name
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.cache import cached_verilog
+from gradsieve.rtl_gen.files import cached
+from gradsieve.rtl_gen.verilator import ToolError, verilator_env
+from gradsieve.rtl_gen.verilog import top_name
 
 VERILATOR_FLAGS = (
     "-O3",

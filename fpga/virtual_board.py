@@ -10,12 +10,12 @@ import time
 import tty
 from pathlib import Path
 
-from fpga.boards.board import LED_SIGNALS
-from fpga.boards.top import board_verilog
-from fpga.verilated import Wrapper, build
-from hw.config import EngineConfig
-from rtl_gen.cache import source_digest
-from rtl_gen.files import cached, write_text
+from gradsieve.fpga.boards.board import LED_SIGNALS
+from gradsieve.fpga.boards.top import board_verilog
+from gradsieve.fpga.verilated import Wrapper, build
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.cache import source_digest
+from gradsieve.rtl_gen.files import cached, write_text
 
 HEARTBEAT_BITS = 16
 """The heartbeat blinks once in 2^16 cycles: a simulated second is long."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hw.formats import FixedPoint
+from gradsieve.hw.formats import FixedPoint
 
 EXACT = 1 << 53
 """Every integer up to this magnitude is a float64, so a sum that stays within it is exact in any order."""

@@ -7,13 +7,13 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from golden.arithmetic import exact_matmul, limit, requantize, xorshift32_states
-from golden.gate_gradient import derivative_factors, gate_gradients
-from golden.sieve import sift, tile_scores, visiting_order
-from golden.types import Gradients, Masks, Saturations, Sieve, SieveMode, Tape, Weights
-from golden.validation import check_inputs, column_tiles
-from golden.work import index_counts, tile_lanes, tile_widths, useful_macs
-from hw.config import EngineConfig
+from gradsieve.golden.arithmetic import exact_matmul, limit, requantize, xorshift32_states
+from gradsieve.golden.gate_gradient import derivative_factors, gate_gradients
+from gradsieve.golden.sieve import sift, tile_scores, visiting_order
+from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, SieveMode, Tape, Weights
+from gradsieve.golden.validation import check_inputs, column_tiles
+from gradsieve.golden.work import index_counts, tile_lanes, tile_widths, useful_macs
+from gradsieve.hw.config import EngineConfig
 
 __all__ = ["backward", "check_inputs", "row_scores"]
 
@@ -27,9 +27,9 @@ def backward(
 ) -> Gradients:
     """What an engine of this config computes: every field of `Gradients`, bit-exact.
 
-    Shapes and formats are those of `golden.types`, any integer dtype; all results are int64 (`rows_kept` bool) on the
-    CPU.  No sieve is the dense one, no masks keep everything.  Raises ValueError for whatever `check_inputs` refuses,
-    before any work.
+    Shapes and formats are those of `gradsieve.golden.types`, any integer dtype; all results are int64 (`rows_kept`
+    bool) on the CPU.  No sieve is the dense one, no masks keep everything.  Raises ValueError for whatever
+    `check_inputs` refuses, before any work.
     """
     sieve = sieve if sieve is not None else Sieve()
     masks = masks if masks is not None else Masks()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from golden.types import Tape
+from gradsieve.golden.types import Tape
 
 
 @dataclass(frozen=True)

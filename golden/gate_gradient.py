@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from golden.arithmetic import requantize
-from golden.types import Tape
-from hw.formats import Formats
+from gradsieve.golden.arithmetic import requantize
+from gradsieve.golden.types import Tape
+from gradsieve.hw.formats import Formats
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from golden.float_lstm import FloatGradients, FloatTape
-from golden.types import Gradients, Tape, Weights
-from hw.config import EngineConfig
-from hw.formats import FixedPoint, Formats
+from gradsieve.golden.float_lstm import FloatGradients, FloatTape
+from gradsieve.golden.types import Gradients, Tape, Weights
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint, Formats
 
 GRADIENTS = ("dy", "dh", "dc")
 """The fields of a tape that the loss scale multiplies."""

@@ -9,12 +9,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from golden.backward import row_scores
-from golden.quantize import quantize
-from golden.types import Masks, Sieve, SieveMode, Tape, Weights
-from golden.validation import column_tiles
-from hw.config import EngineConfig
-from hw.formats import FixedPoint
+from gradsieve.golden.backward import row_scores
+from gradsieve.golden.quantize import quantize
+from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape, Weights
+from gradsieve.golden.validation import column_tiles
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint
 
 MaskKind = Literal["none", "dense", "sparse", "zero_tiles"]
 """No masks at all; 80 % of the bits set; 20 %; and whole tiles, gate rows and steps without a bit."""

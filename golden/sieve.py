@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from golden.arithmetic import requantize
-from golden.types import Sieve, SieveMode
-from hw.config import GATES, MAX_SHIFT
-from hw.formats import FixedPoint
+from gradsieve.golden.arithmetic import requantize
+from gradsieve.golden.types import Sieve, SieveMode
+from gradsieve.hw.config import GATES, MAX_SHIFT
+from gradsieve.hw.formats import FixedPoint
 
 
 @dataclass(frozen=True)

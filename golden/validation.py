@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from golden.types import Masks, Sieve, SieveMode, Tape, Weights
-from hw.config import EngineConfig
-from hw.formats import FixedPoint
+from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape, Weights
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint
 
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 """The dtypes that a tape and weights may have."""

@@ -10,7 +10,7 @@ def index_counts(rows: Tensor, block: Tensor | None, column: Tensor | None, tile
     """Indices that one dataflow streams, by step, batch tile and column tile: (T, batch_tiles, tiles) int64.
 
     `rows` (T, batch_tiles, 4H) bool, the rows that the sieve kept; `block` (4H, tiles) and `column` (T, tiles) bool as
-    in `golden.types.Masks`, None for all.
+    in `gradsieve.golden.types.Masks`, None for all.
     """
     if block is None:
         counts = rows.sum(dim=2, keepdim=True).expand(-1, -1, tiles)

@@ -1,1 +1,1 @@
-"""The command line of gradsieve, a verb a file."""
+"""Sparse-gradient LSTM engines: generated as Verilog, proven against a golden model, used from PyTorch."""

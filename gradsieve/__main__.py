@@ -2,6 +2,6 @@
 
 import sys
 
-from gradsieve.cli import main
+from gradsieve.cli.application import main
 
 sys.exit(main())

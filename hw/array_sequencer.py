@@ -9,14 +9,14 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.compactor import job_layout
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.loop_counter import LoopCounter
-from hw.memory import StreamMemory, write_layout
-from hw.register_slice import RegisterSlice
-from hw.run import run_layout
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.compactor import job_layout
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.loop_counter import LoopCounter
+from gradsieve.hw.memory import StreamMemory, write_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.run import run_layout
 
 
 class ArraySequencer(wiring.Component):

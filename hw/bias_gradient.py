@@ -9,12 +9,12 @@ from amaranth.hdl import Array, Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.block_memory import BlockMemory
-from hw.config import EngineConfig
-from hw.delay_line import DelayLine
-from hw.flow import Flow
-from hw.gate_gradient import gate_rows_layout
-from hw.memory import write_layout
+from gradsieve.hw.block_memory import BlockMemory
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.delay_line import DelayLine
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.memory import write_layout
 
 
 class BiasGradientAccumulator(wiring.Component):

@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.cells import cells_of
+from gradsieve.hw.cells import cells_of
 
 
 class BlockMemory(wiring.Component):

@@ -11,12 +11,12 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.flow import Flow
-from hw.memory import StreamMemory, write_layout
-from hw.register_slice import RegisterSlice
-from hw.run import run_layout
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.memory import StreamMemory, write_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.run import run_layout
 
 GROUP = 8
 """Bits that are searched at once; a bitmap word has as many groups."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hw.formats import Formats
-from hw.validation import explain, toml_values
+from gradsieve.hw.formats import Formats
+from gradsieve.hw.validation import explain, toml_values
 
 GATES = ("i", "f", "g", "o")
 """The gates in the order of `torch.nn.LSTM`; gate row k = gate * H + unit."""

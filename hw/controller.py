@@ -8,13 +8,13 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.flow import Flow
-from hw.multiplier import Multiplier
-from hw.readout import read_mode_layout
-from hw.registers import BY_NAME, ErrorCode, SieveRegister
-from hw.run import run_layout
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.multiplier import Multiplier
+from gradsieve.hw.readout import read_mode_layout
+from gradsieve.hw.registers import BY_NAME, ErrorCode, SieveRegister
+from gradsieve.hw.run import run_layout
 
 COMMANDS = ("start", "clear", "read")
 MODES = ("sieve", "seed", "block_mask", "column_mask", "state_out")

@@ -9,31 +9,31 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.array_sequencer import ArraySequencer
-from hw.bias_gradient import BiasGradientAccumulator
-from hw.compactor import Compactor, job_layout
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.controller import Controller
-from hw.counters import Counters
-from hw.drain import Drain
-from hw.gate_gradient import GateGradientUnit, gate_rows_layout
-from hw.gate_sequencer import GateSequencer
-from hw.input_packets import InputPackets
-from hw.input_store import InputStore
-from hw.memory import StreamMemory
-from hw.operand_fetch import OperandFetch
-from hw.output_packets import OutputPackets
-from hw.packets import STATISTICS_WORDS
-from hw.packing import beat_layout
-from hw.readout import WeightGradientReadout
-from hw.register_slice import RegisterSlice
-from hw.registers import COUNTERS_32, COUNTERS_64
-from hw.row_bitmap import RowBitmapBuilder
-from hw.sieve import Sieve
-from hw.state_store import StateStore, lanes_layout, state_layout
-from hw.systolic_array import SystolicArray
-from hw.weight_gradient_store import WeightGradientStore
-from hw.weight_store import WeightStore
+from gradsieve.hw.array_sequencer import ArraySequencer
+from gradsieve.hw.bias_gradient import BiasGradientAccumulator
+from gradsieve.hw.compactor import Compactor, job_layout
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.controller import Controller
+from gradsieve.hw.counters import Counters
+from gradsieve.hw.drain import Drain
+from gradsieve.hw.gate_gradient import GateGradientUnit, gate_rows_layout
+from gradsieve.hw.gate_sequencer import GateSequencer
+from gradsieve.hw.input_packets import InputPackets
+from gradsieve.hw.input_store import InputStore
+from gradsieve.hw.memory import StreamMemory
+from gradsieve.hw.operand_fetch import OperandFetch
+from gradsieve.hw.output_packets import OutputPackets
+from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.readout import WeightGradientReadout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.hw.row_bitmap import RowBitmapBuilder
+from gradsieve.hw.sieve import Sieve
+from gradsieve.hw.state_store import StateStore, lanes_layout, state_layout
+from gradsieve.hw.systolic_array import SystolicArray
+from gradsieve.hw.weight_gradient_store import WeightGradientStore
+from gradsieve.hw.weight_store import WeightStore
 
 JOB_QUEUE = 4
 """Jobs that wait for the array: the stationary inputs of the next ones load meanwhile."""

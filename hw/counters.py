@@ -8,9 +8,9 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.config import EngineConfig
-from hw.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64
 
 LIFETIME = ("LOAD_CYCLES", "READOUT_CYCLES")
 """Counters that a start does not clear, only a reset."""

@@ -9,13 +9,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.compactor import job_layout
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.memory import write_layout
-from hw.register_slice import ForwardRegister, RegisterSlice
-from hw.requantizer import Requantizer, requantized_layout
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.compactor import job_layout
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.register_slice import ForwardRegister, RegisterSlice
+from gradsieve.hw.requantizer import Requantizer, requantized_layout
 
 JOB_DELAY = 1
 """Cycles from the end of a tile to its announcement."""

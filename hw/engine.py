@@ -8,20 +8,20 @@ from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetInserter, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import EngineConfig
-from hw.core import Core
-from hw.packet_closer import PacketCloser
-from hw.packing import beat_layout
-from hw.register_file import RegisterFile, axi_lite_signature
-from hw.register_slice import RegisterSlice
-from hw.registers import COUNTERS_32, COUNTERS_64, IDENTITY
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.core import Core
+from gradsieve.hw.packet_closer import PacketCloser
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.register_file import RegisterFile, axi_lite_signature
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64, IDENTITY
 
 
 class Engine(wiring.Component):
     """The generated top: AXI4-Lite registers (`s_axil_*`), AXI4-Stream in (`s_axis_*`) and out (`m_axis_*`).
 
     One clock `clk`; synchronous reset `rst`, active high, registered once: the engine is ready two cycles after it
-    falls.  Registers: `hw.registers`; packets: docs/streams.md.
+    falls.  Registers: `gradsieve.hw.registers`; packets: docs/streams.md.
     """
 
     def __init__(self, config: EngineConfig) -> None:

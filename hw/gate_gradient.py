@@ -10,13 +10,13 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for, clip, halves, overflows, popcount, saturate
-from hw.config import EngineConfig
-from hw.delay_line import DelayLine
-from hw.flow import Flow
-from hw.formats import FixedPoint
-from hw.multiplier import Multiplier
-from hw.reserved_queue import ReservedQueue
+from gradsieve.hw.arithmetic import bits_for, clip, halves, overflows, popcount, saturate
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.delay_line import DelayLine
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.multiplier import Multiplier
+from gradsieve.hw.reserved_queue import ReservedQueue
 
 PRODUCT_LATENCY = Multiplier.latency + 5
 """Cycles from a product's operands to its rounded value: multiplier, sign, minuend, rounding in two, overflow."""

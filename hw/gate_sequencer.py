@@ -8,15 +8,15 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.gate_gradient import gate_input_layout, gate_period
-from hw.loop_counter import LoopCounter
-from hw.memory import write_layout
-from hw.register_slice import RegisterSlice
-from hw.run import run_layout
-from hw.state_store import lanes_layout, state_layout
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.gate_gradient import gate_input_layout, gate_period
+from gradsieve.hw.loop_counter import LoopCounter
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.run import run_layout
+from gradsieve.hw.state_store import lanes_layout, state_layout
 
 
 def record_layout(config: EngineConfig) -> data.StructLayout:

@@ -10,15 +10,15 @@ from amaranth.hdl import Array, Cat, Module, Mux, Shape, Signal, Value
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.flow import Flow
-from hw.input_words import InputWords, Target, contents, piece_layout, word_widths
-from hw.loop_counter import LoopCounter
-from hw.packets import PacketKind
-from hw.packing import beat_layout
-from hw.register_slice import RegisterSlice
-from hw.registers import ErrorCode
-from hw.run import run_layout
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.input_words import InputWords, Target, contents, piece_layout, word_widths
+from gradsieve.hw.loop_counter import LoopCounter
+from gradsieve.hw.packets import PacketKind
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.registers import ErrorCode
+from gradsieve.hw.run import run_layout
 
 
 class InputPackets(wiring.Component):

@@ -9,13 +9,13 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.compactor import job_layout
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.memory import StreamMemory, write_layout
-from hw.operand_fetch import STORE_LATENCY
-from hw.register_slice import RegisterSlice
-from hw.systolic_array import input_row_layout
+from gradsieve.hw.compactor import job_layout
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.memory import StreamMemory, write_layout
+from gradsieve.hw.operand_fetch import STORE_LATENCY
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.systolic_array import input_row_layout
 
 
 class InputStore(wiring.Component):

@@ -11,13 +11,13 @@ from amaranth.hdl import Module, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.flow import Flow
-from hw.gate_sequencer import record_layout
-from hw.memory import write_layout
-from hw.packets import RECORD_VECTORS
-from hw.state_store import lanes_layout
-from hw.weight_store import weight_word_layout
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.gate_sequencer import record_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.packets import RECORD_VECTORS
+from gradsieve.hw.state_store import lanes_layout
+from gradsieve.hw.weight_store import weight_word_layout
 
 
 class Target(IntEnum):

@@ -8,8 +8,8 @@ from amaranth.hdl import Module, Shape, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.block_memory import BlockMemory
-from hw.flow import Flow
+from gradsieve.hw.block_memory import BlockMemory
+from gradsieve.hw.flow import Flow
 
 
 def write_layout(shape: Any, depth: int) -> data.StructLayout:

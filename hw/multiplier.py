@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.cells import cells_of
+from gradsieve.hw.cells import cells_of
 
 
 class Multiplier(wiring.Component):

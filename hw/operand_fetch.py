@@ -11,17 +11,17 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.block_memory import BlockMemory
-from hw.compactor import index_layout, job_layout
-from hw.config import EngineConfig
-from hw.delay_line import DelayLine
-from hw.flow import Flow
-from hw.gate_gradient import gate_rows_layout
-from hw.register_slice import RegisterSlice
-from hw.systolic_array import SUM_DELAY, gradient_latency, operand_layout
-from hw.weight_gradient_store import WeightGradientStore
-from hw.weight_store import WeightStore
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.block_memory import BlockMemory
+from gradsieve.hw.compactor import index_layout, job_layout
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.delay_line import DelayLine
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.systolic_array import SUM_DELAY, gradient_latency, operand_layout
+from gradsieve.hw.weight_gradient_store import WeightGradientStore
+from gradsieve.hw.weight_store import WeightStore
 
 STORE_LATENCY = BlockMemory.latency
 """Cycles from a request to the gate gradient store's word."""

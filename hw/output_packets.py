@@ -10,15 +10,15 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.loop_counter import LoopCounter
-from hw.packets import STATISTICS_WORDS
-from hw.packing import Packer, beat_layout
-from hw.readout import Section, group_layout
-from hw.register_slice import RegisterSlice
-from hw.run import run_layout
-from hw.state_store import lanes_layout, state_layout
-from hw.weight_gradient_store import EXACT_BITS, SHORT_BITS, group_elements
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.loop_counter import LoopCounter
+from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.packing import Packer, beat_layout
+from gradsieve.hw.readout import Section, group_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.run import run_layout
+from gradsieve.hw.state_store import lanes_layout, state_layout
+from gradsieve.hw.weight_gradient_store import EXACT_BITS, SHORT_BITS, group_elements
 
 
 class OutputPackets(wiring.Component):

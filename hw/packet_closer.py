@@ -8,7 +8,7 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.packing import beat_layout
+from gradsieve.hw.packing import beat_layout
 
 
 def closed_beat_layout(width: int) -> data.StructLayout:

@@ -8,9 +8,9 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import EngineConfig
-from hw.multiplier import Multiplier
-from hw.mux_adder import MuxAdder
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.multiplier import Multiplier
+from gradsieve.hw.mux_adder import MuxAdder
 
 ARRAY_CONTROL = data.StructLayout(
     {

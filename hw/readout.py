@@ -9,15 +9,15 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for, clip, overflows
-from hw.bias_gradient import BiasGradientAccumulator
-from hw.config import EngineConfig
-from hw.delay_line import DelayLine
-from hw.flow import Flow
-from hw.loop_counter import LoopCounter
-from hw.reserved_queue import ReservedQueue
-from hw.run import run_layout
-from hw.weight_gradient_store import (
+from gradsieve.hw.arithmetic import bits_for, clip, overflows
+from gradsieve.hw.bias_gradient import BiasGradientAccumulator
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.delay_line import DelayLine
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.loop_counter import LoopCounter
+from gradsieve.hw.reserved_queue import ReservedQueue
+from gradsieve.hw.run import run_layout
+from gradsieve.hw.weight_gradient_store import (
     EXACT_BITS,
     SHORT_BITS,
     WeightGradientStore,

@@ -10,7 +10,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.registers import ADDRESS_WIDTH, REGISTERS, Access
+from gradsieve.hw.registers import ADDRESS_WIDTH, REGISTERS, Access
 
 DATA_WIDTH = 32
 OKAY, SLAVE_ERROR = 0, 2
@@ -49,10 +49,10 @@ class RegisterFile(wiring.Component):
     """One transfer at a time each way.
 
     A write answers `write_latency` = 3 cycles after its address and data are taken, a read `read_latency` = 4.
-    For each register of `hw.registers`: a read-write one is the output `<name>` (and `<name>_written` pulses when it
-    has changed), a read-only one the input `<name>`, a pulse register the output `<name>`, high for one cycle; a live
-    one has the input `<name>_live`, which is what it reads.  An address without a register, and a write to a read-only
-    one, answer SLVERR and change nothing.
+    For each register of `gradsieve.hw.registers`: a read-write one is the output `<name>` (and `<name>_written`
+    pulses when it has changed), a read-only one the input `<name>`, a pulse register the output `<name>`, high
+    for one cycle; a live one has the input `<name>_live`, which is what it reads.  An address without a register, and
+    a write to a read-only one, answer SLVERR and change nothing.
     """
 
     write_latency = 3

@@ -8,7 +8,7 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.cells import cells_of
+from gradsieve.hw.cells import cells_of
 
 
 class RegisterSlice(wiring.Component):

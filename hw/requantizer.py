@@ -8,10 +8,10 @@ from amaranth.hdl import Cat, Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import halves, saturate
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.formats import FixedPoint
+from gradsieve.hw.arithmetic import halves, saturate
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.formats import FixedPoint
 
 
 def requantized_layout(config: EngineConfig) -> data.StructLayout:

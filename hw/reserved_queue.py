@@ -9,8 +9,8 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from hw.flow import Flow
-from hw.register_slice import ForwardRegister, RegisterSlice
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.register_slice import ForwardRegister, RegisterSlice
 
 
 class ReservedQueue(wiring.Component):

@@ -8,15 +8,15 @@ from amaranth.hdl import Array, Cat, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.flow import Flow
-from hw.gate_gradient import gate_rows_layout
-from hw.loop_counter import LoopCounter
-from hw.memory import write_layout
-from hw.packets import STATISTICS_WORDS
-from hw.run import run_layout
-from hw.sieve import sieved_rows_layout
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.loop_counter import LoopCounter
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.run import run_layout
+from gradsieve.hw.sieve import sieved_rows_layout
 
 
 class RowBitmapBuilder(wiring.Component):

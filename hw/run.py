@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from amaranth.lib import data
 
-from hw.arithmetic import bits_for
-from hw.config import EngineConfig
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import EngineConfig
 
 
 def run_layout(config: EngineConfig) -> data.StructLayout:

@@ -8,12 +8,12 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.arithmetic import bits_for, saturate
-from hw.config import MAX_SHIFT, EngineConfig
-from hw.flow import Flow
-from hw.gate_gradient import gate_rows_layout
-from hw.registers import BY_NAME, SieveRegister
-from hw.reserved_queue import ReservedQueue
+from gradsieve.hw.arithmetic import bits_for, saturate
+from gradsieve.hw.config import MAX_SHIFT, EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.registers import BY_NAME, SieveRegister
+from gradsieve.hw.reserved_queue import ReservedQueue
 
 RANDOM_WIDTH = 32
 

@@ -8,9 +8,9 @@ from amaranth.hdl import Module, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.memory import StreamMemory, write_layout
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.memory import StreamMemory, write_layout
 
 
 def lanes_layout(config: EngineConfig) -> data.ArrayLayout:

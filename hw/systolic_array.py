@@ -10,10 +10,10 @@ from amaranth.hdl import Cat, Module, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.config import EngineConfig
-from hw.delay_line import DelayLine
-from hw.flow import Flow
-from hw.processing_element import ARRAY_CONTROL, ProcessingElement
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.delay_line import DelayLine
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.processing_element import ARRAY_CONTROL, ProcessingElement
 
 
 def operand_layout(config: EngineConfig) -> data.StructLayout:

@@ -8,9 +8,9 @@ from amaranth.hdl import Module, Mux, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.block_memory import BlockMemory
-from hw.config import EngineConfig
-from hw.flow import Flow
+from gradsieve.hw.block_memory import BlockMemory
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
 
 EXACT_BITS, SHORT_BITS = 64, 32
 """Bits of an element of dW in a stream: of the exact sum, and requantized."""

@@ -8,10 +8,10 @@ from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from hw.block_memory import BlockMemory
-from hw.config import EngineConfig
-from hw.flow import Flow
-from hw.memory import write_layout
+from gradsieve.hw.block_memory import BlockMemory
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.memory import write_layout
 
 
 def weight_word_layout(config: EngineConfig) -> data.ArrayLayout:

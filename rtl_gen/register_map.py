@@ -1,4 +1,4 @@
-"""The register map for others: SystemRDL from hw.registers, and from it a page, a C header and IP-XACT.
+"""The register map for others: SystemRDL from gradsieve.hw.registers, and from it a page, a C header and IP-XACT.
 
 All texts depend on the config alone; registers that describe the engine have its values as their reset values.
 """
@@ -12,8 +12,8 @@ import textwrap
 from enum import IntEnum
 from pathlib import Path
 
-from hw.config import EngineConfig
-from hw.registers import REGISTERS, Access, Field, Register
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.registers import REGISTERS, Access, Field, Register
 
 NAME = "gradsieve"
 WHOLE_WORD = "value"

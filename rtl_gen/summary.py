@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hw.config import EngineConfig
-from rtl_gen.netlist import Port, hierarchy, parse
-from rtl_gen.verilog import digest, top_name
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.netlist import Port, hierarchy, parse
+from gradsieve.rtl_gen.verilog import digest, top_name
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Summary:
 
 
 def summarize(config: EngineConfig, verilog: str) -> Summary:
-    """The summary of the engine of `config`, whose Verilog (as `rtl_gen.verilog.verilog` gives it) is `verilog`."""
+    """The summary of the engine of `config`, whose Verilog is `verilog`."""
     modules = parse(verilog)
     top = top_name(config)
     memories = [

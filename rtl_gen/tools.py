@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rtl_gen.verilator import ToolError
+from gradsieve.rtl_gen.verilator import ToolError
 
 QUOTED_LINES = 3
 """Lines of a failed tool's output that its error quotes, if none is marked as an error."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.compactor import job_layout
-from hw.config import EngineConfig
-from hw.memory import write_layout
-from tb.coverage import cover, fit, fits
-from tb.environment import Bench, config, test
-from tb.run_values import draw_run, set_run, tops
-from tb.stream import Pulses
+from gradsieve.hw.compactor import job_layout
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.memory import write_layout
+from gradsieve.tb.coverage import cover, fit, fits
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.run_values import draw_run, set_run, tops
+from gradsieve.tb.stream import Pulses
 
 _CONFIG = config()
 _sample = cover(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from amaranth.hdl import signed
 
-from hw.bias_gradient import BiasGradientAccumulator
-from hw.gate_gradient import gate_rows_layout
-from hw.memory import write_layout
-from tb.coverage import CORNERS, corner, cover
-from tb.environment import Bench, test
-from tb.layout import Format
+from gradsieve.hw.bias_gradient import BiasGradientAccumulator
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.tb.coverage import CORNERS, corner, cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.layout import Format
 
 _sample = cover(
     "bias_gradient",

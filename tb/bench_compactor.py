@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.compactor import Compactor, index_layout, job_layout
-from hw.config import BITMAP_WORD
-from hw.memory import write_layout
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.run_values import draw_run, set_run
+from gradsieve.hw.compactor import Compactor, index_layout, job_layout
+from gradsieve.hw.config import BITMAP_WORD
+from gradsieve.hw.memory import write_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.run_values import draw_run, set_run
 
 DENSITIES = (0.0, 0.02, 0.2, 0.8, 1.0)
 

@@ -6,15 +6,15 @@ from typing import Any
 
 from amaranth.hdl import Shape
 
-from hw.controller import DERIVING
-from hw.readout import read_mode_layout
-from hw.registers import BY_NAME, ErrorCode, SieveRegister
-from hw.run import run_layout
-from tb.coverage import cover, fit, fits
-from tb.environment import Bench, config, test
-from tb.layout import Format
-from tb.run_values import draw_run, tops
-from tb.stream import Pulses
+from gradsieve.hw.controller import DERIVING
+from gradsieve.hw.readout import read_mode_layout
+from gradsieve.hw.registers import BY_NAME, ErrorCode, SieveRegister
+from gradsieve.hw.run import run_layout
+from gradsieve.tb.coverage import cover, fit, fits
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.layout import Format
+from gradsieve.tb.run_values import draw_run, tops
+from gradsieve.tb.stream import Pulses
 
 _CONFIG = config()
 _sample = cover(

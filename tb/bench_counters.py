@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hw.counters import LIFETIME, increments
-from hw.registers import COUNTERS_32, COUNTERS_64
-from tb.coverage import cover
-from tb.environment import Bench, test
+from gradsieve.hw.counters import LIFETIME, increments
+from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
 
 NAMES = (*COUNTERS_64, *COUNTERS_32)
 _sample = cover("counters", {"cleared by": ["start", "read"], "increment": ["zero", "one", "largest"]})

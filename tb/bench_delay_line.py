@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.harness import DelayLines
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.harness import DelayLines
 
 _sample = cover("delay_line", {"cycles": list(DelayLines.cycles), "enable": ["always", "now and then"]})
 

@@ -8,14 +8,14 @@ import torch
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from golden.arithmetic import requantize
-from hw.arithmetic import bits_for
-from hw.compactor import job_layout
-from hw.memory import write_layout
-from hw.operand_fetch import STORE_LATENCY
-from hw.systolic_array import SystolicArray
-from tb.coverage import cover
-from tb.environment import Bench, config, test
+from gradsieve.golden.arithmetic import requantize
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.compactor import job_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.operand_fetch import STORE_LATENCY
+from gradsieve.hw.systolic_array import SystolicArray
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, config, test
 
 _CONFIG = config()
 _sample = cover(

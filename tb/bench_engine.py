@@ -8,16 +8,16 @@ from itertools import product
 import torch
 from cocotb.triggers import ClockCycles
 
-from golden.arithmetic import requantize
-from golden.random_case import MASK_KINDS, random_case
-from golden.types import SieveMode
-from hw.config import EngineConfig
-from hw.formats import FixedPoint
-from hw.registers import BY_NAME, COUNTERS_32, IDENTITY
-from tb.coverage import cover, fit, fits
-from tb.engine_host import Case, EngineHost, golden
-from tb.environment import Bench, config, test
-from tb.stream import PATTERNS
+from gradsieve.golden.arithmetic import requantize
+from gradsieve.golden.random_case import MASK_KINDS, random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.registers import BY_NAME, COUNTERS_32, IDENTITY
+from gradsieve.tb.coverage import cover, fit, fits
+from gradsieve.tb.engine_host import Case, EngineHost, golden
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.stream import PATTERNS
 
 _CONFIG = config()
 LARGEST = 10

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from cocotb.triggers import ClockCycles
 
-from golden.types import SieveMode
-from hw.packets import PacketKind
-from hw.registers import ErrorCode
-from tb.bench_engine import draw_case, make_host, random_run
-from tb.coverage import cover
-from tb.engine_host import Case, EngineHost, golden
-from tb.environment import Bench, config, test
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.packets import PacketKind
+from gradsieve.hw.registers import ErrorCode
+from gradsieve.tb.bench_engine import draw_case, make_host, random_run
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.engine_host import Case, EngineHost, golden
+from gradsieve.tb.environment import Bench, config, test
 
 KINDS = PacketKind.__members__
 """Packet kinds by name."""

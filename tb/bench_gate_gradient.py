@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from golden.gate_gradient import derivative_factors, gate_gradients
-from golden.types import Tape
-from hw.config import EngineConfig
-from hw.formats import FixedPoint
-from hw.gate_gradient import GateGradientUnit, gate_input_layout, gate_rows_layout, saturation_layout
-from hw.state_store import lanes_layout
-from tb.coverage import CORNERS, corner, cover
-from tb.environment import Bench, config, test
-from tb.stream import gaps
+from gradsieve.golden.gate_gradient import derivative_factors, gate_gradients
+from gradsieve.golden.types import Tape
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.gate_gradient import GateGradientUnit, gate_input_layout, gate_rows_layout, saturation_layout
+from gradsieve.hw.state_store import lanes_layout
+from gradsieve.tb.coverage import CORNERS, corner, cover
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.stream import gaps
 
 UNITS = 100
 ACTIVATIONS = ("i", "f", "g", "o", "tanh_c")

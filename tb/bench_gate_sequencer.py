@@ -8,14 +8,14 @@ from typing import Any
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from hw.gate_gradient import gate_input_layout
-from hw.gate_sequencer import GateSequencer, record_layout
-from hw.memory import write_layout
-from hw.state_store import lanes_layout, state_layout
-from tb.coverage import cover, fit, fits
-from tb.environment import Bench, config, test
-from tb.run_values import draw_run, set_run, tops
-from tb.stream import Pulses, Responder
+from gradsieve.hw.gate_gradient import gate_input_layout
+from gradsieve.hw.gate_sequencer import GateSequencer, record_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.state_store import lanes_layout, state_layout
+from gradsieve.tb.coverage import cover, fit, fits
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.run_values import draw_run, set_run, tops
+from gradsieve.tb.stream import Pulses, Responder
 
 _CONFIG = config()
 _sample = cover(

@@ -9,21 +9,21 @@ import torch
 from amaranth.hdl import Shape, signed
 from amaranth.lib import data
 
-from fpga.packets import PacketFormat
-from golden.random_case import random_case
-from golden.types import Tape, Weights
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.gate_sequencer import record_layout
-from hw.memory import write_layout
-from hw.packets import PacketKind
-from hw.packing import beat_layout
-from hw.registers import ErrorCode
-from hw.state_store import lanes_layout
-from hw.weight_store import weight_word_layout
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.run_values import draw_run, run_values, set_run
-from tb.stream import Pulses, Sink
+from gradsieve.fpga.packets import PacketFormat
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import Tape, Weights
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.gate_sequencer import record_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.packets import PacketKind
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.registers import ErrorCode
+from gradsieve.hw.state_store import lanes_layout
+from gradsieve.hw.weight_store import weight_word_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.run_values import draw_run, run_values, set_run
+from gradsieve.tb.stream import Pulses, Sink
 
 KINDS = PacketKind.__members__
 """Packet kinds by name."""

@@ -7,12 +7,12 @@ from typing import Any
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from hw.compactor import job_layout
-from hw.memory import write_layout
-from hw.operand_fetch import STORE_LATENCY
-from hw.systolic_array import input_row_layout
-from tb.coverage import cover
-from tb.environment import Bench, config, test
+from gradsieve.hw.compactor import job_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.operand_fetch import STORE_LATENCY
+from gradsieve.hw.systolic_array import input_row_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, config, test
 
 _CONFIG = config()
 _sample = cover(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hw.memory import StreamMemory, write_layout
-from tb.coverage import cover
-from tb.environment import Bench, config, test
+from gradsieve.hw.memory import StreamMemory, write_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, config, test
 
 _CONFIG = config()
 SHAPE, DEPTH = _CONFIG.R * _CONFIG.formats.weight.width, _CONFIG.gate_rows

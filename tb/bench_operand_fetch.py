@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from hw.compactor import index_layout, job_layout
-from hw.gate_gradient import gate_rows_layout
-from hw.operand_fetch import STORE_LATENCY, OperandFetch
-from hw.systolic_array import SUM_DELAY, gradient_latency, operand_layout
-from hw.weight_gradient_store import WeightGradientStore
-from hw.weight_store import WeightStore
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.layout import Format
-from tb.stream import Pulses
+from gradsieve.hw.compactor import index_layout, job_layout
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.operand_fetch import STORE_LATENCY, OperandFetch
+from gradsieve.hw.systolic_array import SUM_DELAY, gradient_latency, operand_layout
+from gradsieve.hw.weight_gradient_store import WeightGradientStore
+from gradsieve.hw.weight_store import WeightStore
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.layout import Format
+from gradsieve.tb.stream import Pulses
 
 _sample = cover(
     "operand_fetch",

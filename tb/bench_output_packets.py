@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.config import BITMAP_WORD
-from hw.output_packets import OutputPackets
-from hw.packets import STATISTICS_WORDS
-from hw.packing import beat_layout
-from hw.readout import group_layout
-from hw.state_store import lanes_layout, state_layout
-from hw.weight_gradient_store import EXACT_BITS, SHORT_BITS, group_elements
-from tb.coverage import cover, fit, fits
-from tb.environment import Bench, config, test
-from tb.run_values import draw_run, set_run, tops
-from tb.stream import Pulses, Responder
+from gradsieve.hw.config import BITMAP_WORD
+from gradsieve.hw.output_packets import OutputPackets
+from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.readout import group_layout
+from gradsieve.hw.state_store import lanes_layout, state_layout
+from gradsieve.hw.weight_gradient_store import EXACT_BITS, SHORT_BITS, group_elements
+from gradsieve.tb.coverage import cover, fit, fits
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.run_values import draw_run, set_run, tops
+from gradsieve.tb.stream import Pulses, Responder
 
 _CONFIG = config()
 _sample = cover(

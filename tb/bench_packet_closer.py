@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.packet_closer import PacketCloser, closed_beat_layout
-from hw.packing import beat_layout
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.stream import Sink, Source
+from gradsieve.hw.packet_closer import PacketCloser, closed_beat_layout
+from gradsieve.hw.packing import beat_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.stream import Sink, Source
 
 _sample = cover("packet_closer", {"open": [False, True], "offered": [False, True]}, [("open", "offered")])
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hw.packing import Packer, beat_layout
-from tb.coverage import cover
-from tb.environment import Bench, config, test
-from tb.harness import word_widths
+from gradsieve.hw.packing import Packer, beat_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.harness import word_widths
 
 _WIDTHS = word_widths(config())
 _sample = cover(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.config import EngineConfig
-from hw.formats import FixedPoint
-from hw.processing_element import ARRAY_CONTROL, ProcessingElement
-from tb.coverage import CORNERS, corner, cover
-from tb.environment import Bench, test
-from tb.layout import Format
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.processing_element import ARRAY_CONTROL, ProcessingElement
+from gradsieve.tb.coverage import CORNERS, corner, cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.layout import Format
 
 _sample = cover(
     "processing_element",

@@ -7,23 +7,23 @@ from typing import Any
 import torch
 from amaranth.hdl import signed
 
-from golden.arithmetic import requantize
-from hw.arithmetic import bits_for
-from hw.bias_gradient import BiasGradientAccumulator
-from hw.formats import FixedPoint
-from hw.readout import WeightGradientReadout, group_layout, read_mode_layout
-from hw.weight_gradient_store import (
+from gradsieve.golden.arithmetic import requantize
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.bias_gradient import BiasGradientAccumulator
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.readout import WeightGradientReadout, group_layout, read_mode_layout
+from gradsieve.hw.weight_gradient_store import (
     EXACT_BITS,
     SHORT_BITS,
     WeightGradientStore,
     gradient_word_layout,
     group_elements,
 )
-from tb.coverage import cover
-from tb.environment import Bench, config, test
-from tb.layout import Format
-from tb.run_values import draw_run, set_run
-from tb.stream import Pulses
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.layout import Format
+from gradsieve.tb.run_values import draw_run, set_run
+from gradsieve.tb.stream import Pulses
 
 _FORMATS = config().formats
 _TOP = min(_FORMATS.weight_grad.fraction, _FORMATS.bias_grad.fraction)

@@ -9,11 +9,11 @@ import cocotb
 from cocotb.triggers import ClockCycles, ReadOnly
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiResp
 
-from hw.register_file import RegisterFile
-from hw.registers import ADDRESS_WIDTH, REGISTERS, Access, Register
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.stream import gaps
+from gradsieve.hw.register_file import RegisterFile
+from gradsieve.hw.registers import ADDRESS_WIDTH, REGISTERS, Access, Register
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.stream import gaps
 
 WORD = 0xFFFFFFFF
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hw.packing import beat_layout
-from hw.register_slice import RegisterSlice
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.stream import PATTERNS
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.stream import PATTERNS
 
 _sample = cover("register_slice", {"idle": PATTERNS, "stall": PATTERNS}, [("idle", "stall")])
 

@@ -6,10 +6,10 @@ import torch
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from golden.arithmetic import requantize
-from hw.requantizer import Requantizer, requantized_layout
-from tb.coverage import cover
-from tb.environment import Bench, test
+from gradsieve.golden.arithmetic import requantize
+from gradsieve.hw.requantizer import Requantizer, requantized_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
 
 VECTORS = 400
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hw.reserved_queue import ReservedQueue
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.harness import QueuedPipeline
-from tb.stream import PATTERNS, Sink, Source
+from gradsieve.hw.reserved_queue import ReservedQueue
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.harness import QueuedPipeline
+from gradsieve.tb.stream import PATTERNS, Sink, Source
 
 _sample = cover("reserved_queue", {"idle": PATTERNS, "stall": PATTERNS}, [("idle", "stall")])
 

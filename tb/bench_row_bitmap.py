@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.arithmetic import bits_for
-from hw.config import BITMAP_WORD
-from hw.gate_gradient import gate_rows_layout
-from hw.memory import write_layout
-from hw.sieve import sieved_rows_layout
-from tb.coverage import cover, fit, fits
-from tb.environment import Bench, config, test
-from tb.run_values import draw_run, set_run, tops
-from tb.stream import Pulses
+from gradsieve.hw.arithmetic import bits_for
+from gradsieve.hw.config import BITMAP_WORD
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.sieve import sieved_rows_layout
+from gradsieve.tb.coverage import cover, fit, fits
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.run_values import draw_run, set_run, tops
+from gradsieve.tb.stream import Pulses
 
 _CONFIG = config()
 _sample = cover(

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fpga.link.protocol import (
+from gradsieve.fpga.link.protocol import (
     FIFO_BYTES,
     HELLO_ANSWER,
     NO_ANSWER,
@@ -20,15 +20,15 @@ from fpga.link.protocol import (
     parse_response,
     request,
 )
-from fpga.link.register_master import BUS_CYCLES
-from fpga.link.uart import DIVISOR_MIN
-from hw.packet_closer import closed_beat_layout
-from hw.packing import beat_layout
-from hw.register_file import OKAY, SLAVE_ERROR
-from tb.coverage import cover
-from tb.environment import Bench, config, test
-from tb.serial_line import BITS, MISSING, SILENT, Registers, Uart
-from tb.stream import Pulses
+from gradsieve.fpga.link.register_master import BUS_CYCLES
+from gradsieve.fpga.link.uart import DIVISOR_MIN
+from gradsieve.hw.packet_closer import closed_beat_layout
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.register_file import OKAY, SLAVE_ERROR
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, config, test
+from gradsieve.tb.serial_line import BITS, MISSING, SILENT, Registers, Uart
+from gradsieve.tb.stream import Pulses
 
 _BEAT = config().stream_width // 8
 

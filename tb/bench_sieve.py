@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import torch
 
-from golden.arithmetic import xorshift32_states
-from golden.sieve import sift
-from golden.types import Sieve, SieveMode
-from hw.config import EngineConfig
-from hw.gate_gradient import gate_rows_layout
-from hw.registers import BY_NAME
-from hw.sieve import Sieve as SieveBlock
-from hw.sieve import sieved_rows_layout
-from tb.coverage import CORNERS, corner, cover
-from tb.environment import Bench, config, test
+from gradsieve.golden.arithmetic import xorshift32_states
+from gradsieve.golden.sieve import sift
+from gradsieve.golden.types import Sieve, SieveMode
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.gate_gradient import gate_rows_layout
+from gradsieve.hw.registers import BY_NAME
+from gradsieve.hw.sieve import Sieve as SieveBlock
+from gradsieve.hw.sieve import sieved_rows_layout
+from gradsieve.tb.coverage import CORNERS, corner, cover
+from gradsieve.tb.environment import Bench, config, test
 
 GROUPS = 120
 TAUS = ("zero", "one", "small", "large", "top")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from hw.memory import StreamMemory, write_layout
-from hw.state_store import lanes_layout, state_layout
-from tb.coverage import CORNERS, corner, cover
-from tb.environment import Bench, test
+from gradsieve.hw.memory import StreamMemory, write_layout
+from gradsieve.hw.state_store import lanes_layout, state_layout
+from gradsieve.tb.coverage import CORNERS, corner, cover
+from gradsieve.tb.environment import Bench, test
 
 _sample = cover("state_store", {"write": ["both", "dh", "dc"], "value": CORNERS, "stalled": [False, True]})
 

@@ -7,11 +7,11 @@ from typing import Any
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from hw.formats import FixedPoint
-from hw.systolic_array import SystolicArray, input_row_layout, operand_layout
-from tb.coverage import CORNERS, corner, cover
-from tb.environment import Bench, test
-from tb.layout import Format
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.systolic_array import SystolicArray, input_row_layout, operand_layout
+from gradsieve.tb.coverage import CORNERS, corner, cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.layout import Format
 
 _sample = cover(
     "systolic_array",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from hw.weight_gradient_store import WeightGradientStore, gradient_word_layout, group_elements
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.layout import Format
+from gradsieve.hw.weight_gradient_store import WeightGradientStore, gradient_word_layout, group_elements
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.layout import Format
 
 _sample = cover(
     "weight_gradient_store",

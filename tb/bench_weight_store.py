@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from hw.memory import write_layout
-from hw.weight_store import WeightStore, weight_word_layout
-from tb.coverage import cover
-from tb.environment import Bench, test
-from tb.layout import Format
+from gradsieve.hw.memory import write_layout
+from gradsieve.hw.weight_store import WeightStore, weight_word_layout
+from gradsieve.tb.coverage import cover
+from gradsieve.tb.environment import Bench, test
+from gradsieve.tb.layout import Format
 
 _sample = cover("weight_store", {"address": ["first", "last", "between"], "again": [False, True]})
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cocotb_coverage.coverage import CoverCross, CoverItem, CoverPoint, coverage_db
 
-from hw.formats import FixedPoint
+from gradsieve.hw.formats import FixedPoint
 
 CORNERS = ("minimum", "negative", "zero", "positive", "maximum")
 """Classes of a value of a format; `corner` names that of a value."""

@@ -13,15 +13,15 @@ from cocotb.simtime import get_sim_time
 from cocotb.triggers import ClockCycles, with_timeout
 from cocotbext.axi import AxiLiteBus, AxiLiteMaster, AxiStreamBus, AxiStreamFrame, AxiStreamSink, AxiStreamSource
 
-from fpga.packets import PacketFormat
-from golden.backward import backward
-from golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
-from hw.config import EngineConfig
-from hw.counters import LIFETIME
-from hw.registers import BY_NAME, COUNTERS_64, ErrorCode
-from tb.environment import PERIOD_NS
-from tb.scoreboard import Scoreboard
-from tb.stream import gaps
+from gradsieve.fpga.packets import PacketFormat
+from gradsieve.golden.backward import backward
+from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.counters import LIFETIME
+from gradsieve.hw.registers import BY_NAME, COUNTERS_64, ErrorCode
+from gradsieve.tb.environment import PERIOD_NS
+from gradsieve.tb.scoreboard import Scoreboard
+from gradsieve.tb.stream import gaps
 
 TIMEOUT_US = 2_000
 """Longest wait for a packet: 200,000 cycles."""

@@ -14,10 +14,10 @@ import cocotb
 from cocotb.clock import Clock
 from cocotb.simtime import get_sim_time
 
-from hw.config import EngineConfig, load
-from tb.coverage import covered
-from tb.scoreboard import Scoreboard
-from tb.stream import PATTERNS, Sink, Source, gaps
+from gradsieve.hw.config import EngineConfig, load
+from gradsieve.tb.coverage import covered
+from gradsieve.tb.scoreboard import Scoreboard
+from gradsieve.tb.stream import PATTERNS, Sink, Source, gaps
 
 CONFIG, RESULT, ROUNDS = "GRADSIEVE_BENCH_CONFIG", "GRADSIEVE_BENCH_RESULT", "GRADSIEVE_BENCH_ROUNDS"
 """Environment variables: the config's TOML file, the file for the results, and how often each random test repeats."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from hw.config import BITMAP_WORD, EngineConfig
-from hw.run import run_layout
-from tb.environment import Bench
-from tb.layout import Format
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.run import run_layout
+from gradsieve.tb.environment import Bench
+from gradsieve.tb.layout import Format
 
 LARGEST = 24
 """Sizes that are drawn stay up to this, or two tiles and a partial one."""
@@ -20,7 +20,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def run_values(c: EngineConfig, H: int, I: int, B: int, T: int, **modes: int) -> dict[str, Any]:
-    """The fields of `hw.run.run_layout` for a run of these sizes; modes that are not named are zero."""
+    """The fields of `gradsieve.hw.run.run_layout` for a run of these sizes; modes that are not named are zero."""
     x_tiles, h_tiles, batch_tiles = ceil_div(I, c.R), ceil_div(H, c.R), ceil_div(B, c.C)
     return {
         "H": H,

@@ -18,14 +18,14 @@ from xml.etree import ElementTree
 
 from cocotb_tools.runner import get_runner
 
-from hw.cells.ecp5 import ECP5
-from hw.cells.gowin import GOWIN
-from hw.config import EngineConfig
-from rtl_gen.ecp5_netlist import cell_models, netlist
-from rtl_gen.files import build_root, cached
-from rtl_gen.verilator import ToolError, verilator_env
-from rtl_gen.verilog import component_verilog
-from tb.blocks import BLOCKS
+from gradsieve.hw.cells.ecp5 import ECP5
+from gradsieve.hw.cells.gowin import GOWIN
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.ecp5_netlist import cell_models, netlist
+from gradsieve.rtl_gen.files import build_root, cached
+from gradsieve.rtl_gen.verilator import ToolError, verilator_env
+from gradsieve.rtl_gen.verilog import component_verilog
+from gradsieve.tb.blocks import BLOCKS
 
 _OPTIMIZATION = "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
 _RUNTIME = ("verilated", "verilated_vpi", "verilated_dpi", "verilated_threads")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 
-from fpga.link.protocol import NO_ANSWER, FrameReader
-from fpga.link.uart import DIVISOR_MIN
-from hw.register_file import OKAY, SLAVE_ERROR
-from tb.environment import Bench
+from gradsieve.fpga.link.protocol import NO_ANSWER, FrameReader
+from gradsieve.fpga.link.uart import DIVISOR_MIN
+from gradsieve.hw.register_file import OKAY, SLAVE_ERROR
+from gradsieve.tb.environment import Bench
 
 BITS = 10
 QUIET_CYCLES = 200

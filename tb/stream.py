@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import Any
 
-from tb.layout import Format
-from tb.scoreboard import Scoreboard
+from gradsieve.tb.layout import Format
+from gradsieve.tb.scoreboard import Scoreboard
 
 PATTERNS = ("none", "rare", "half", "often", "bursts")
 """Idle and backpressure patterns: how often a side does nothing although it could."""

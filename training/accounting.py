@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden.types import Saturations
-from hw.config import GATES, EngineConfig
-from training.cycles import run_cycles
-from training.history import LayerRecord, Work
-from training.statistics import PassStatistics
+from gradsieve.golden.types import Saturations
+from gradsieve.hw.config import GATES, EngineConfig
+from gradsieve.training.cycles import run_cycles
+from gradsieve.training.history import LayerRecord, Work
+from gradsieve.training.statistics import PassStatistics
 
 
 @dataclass(frozen=True)

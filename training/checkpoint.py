@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from training.errors import TrainingError
+from gradsieve.training.errors import TrainingError
 
 
 def difference(old: dict[str, Any], new: dict[str, Any], path: str = "") -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hw.config import BITMAP_WORD, GATES, EngineConfig
-from hw.packets import STATISTICS_WORDS
+from gradsieve.hw.config import BITMAP_WORD, GATES, EngineConfig
+from gradsieve.hw.packets import STATISTICS_WORDS
 
 RECORD_VECTORS = 8
 """Lane vectors of a hidden unit in the tape: i, f, g, o, tanh c, c, h, dy."""
@@ -25,8 +25,8 @@ ENDS = 132
 def run_cycles(config: EngineConfig, H: int, I: int, B: int, T: int, counts: Tensor) -> int:
     """Cycles of one run, as the counter CYCLES defines them.
 
-    `counts` (T, batch_tiles, tiles): indices of one dataflow, as `golden.work.index_counts`, for the config's C and R.
-    Each tile takes its indices, R at least; batch tiles overlap as two slots and the recurrence allow (see
+    `counts` (T, batch_tiles, tiles): indices of one dataflow, as `gradsieve.golden.work.index_counts`, for the config's
+    C and R.  Each tile takes its indices, R at least; batch tiles overlap as two slots and the recurrence allow (see
     docs/architecture.md).  Raises ValueError if the counts are of other tiles than the config's.
     """
     x_tiles, h_tiles, batch_tiles = -(-I // config.R), -(-H // config.R), -(-B // config.C)

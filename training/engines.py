@@ -8,17 +8,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from fpga.device import Device
-from golden.backward import backward as golden_backward
-from golden.quantize import dequantize, quantize_tape, quantize_weights
-from golden.types import Gradients, Masks, Sieve, SieveMode, Tape, Weights
-from hw.config import ConfigError, EngineConfig
-from training.float_backward import FloatBackward, LayerGradients, Upstream, Workspace
-from training.forward import LayerTape
-from training.loss_scale import LossScale
-from training.methods.sieves import GradientSieve, Threshold
-from training.methods.structured_dropout import ColumnMasks
-from training.statistics import PassStatistics
+from gradsieve.fpga.device import Device
+from gradsieve.golden.backward import backward as golden_backward
+from gradsieve.golden.quantize import dequantize, quantize_tape, quantize_weights
+from gradsieve.golden.types import Gradients, Masks, Sieve, SieveMode, Tape, Weights
+from gradsieve.hw.config import ConfigError, EngineConfig
+from gradsieve.training.float_backward import FloatBackward, LayerGradients, Upstream, Workspace
+from gradsieve.training.forward import LayerTape
+from gradsieve.training.loss_scale import LossScale
+from gradsieve.training.methods.sieves import GradientSieve, Threshold
+from gradsieve.training.methods.structured_dropout import ColumnMasks
+from gradsieve.training.statistics import PassStatistics
 
 GOLDEN_RATIO = 0x9E3779B9
 """Seeds differ from layer to layer by multiples of it: far apart, and never the zero that xorshift32 cannot leave."""
@@ -332,7 +332,7 @@ class DeviceEngine(ExactEngine):
 
 def fitting_config(H: int, I: int, B: int, T: int, lanes: int = 4, columns: int = 16, **more: Any) -> EngineConfig:
     """An engine whose largest run has these sizes."""
-    from hw.config import make
+    from gradsieve.hw.config import make
 
     sizes = {"max_H": H, "max_I": I, "max_B": B, "max_T": T}
     return make("engine", **({"name": "fitting", "R": columns, "C": lanes} | sizes | more))

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from golden.types import SieveMode
-from training.forward import LayerTape, compaction_pays
-from training.methods.sieves import Sifted, sift
-from training.methods.structured_dropout import ColumnMasks, kept_columns
+from gradsieve.golden.types import SieveMode
+from gradsieve.training.forward import LayerTape, compaction_pays
+from gradsieve.training.methods.sieves import Sifted, sift
+from gradsieve.training.methods.structured_dropout import ColumnMasks, kept_columns
 
 
 @dataclass(frozen=True)

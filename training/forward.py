@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.methods.structured_dropout import ColumnMasks, kept_columns
+from gradsieve.training.methods.structured_dropout import ColumnMasks, kept_columns
 
 GATHER_LANES = 16
 """Copying a row of a weight matrix costs about as much as its GEMM with so many lanes (`gradsieve speed`)."""

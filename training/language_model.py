@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from training.text import TextError, side_by_side
+from gradsieve.training.text import TextError, side_by_side
 
 EMBEDDING_SPREAD = 0.5
 """Standard deviation of the first embeddings: it keeps x well inside the engines' input format, ±4 by default.

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from golden.types import Saturations
-from hw.formats import FixedPoint
+from gradsieve.golden.types import Saturations
+from gradsieve.hw.formats import FixedPoint
 
 HEADROOM = 2
 """Bits between the largest upstream gradient and the format's limit: dh and dc add up over the steps."""

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import PackedSequence
 
-from training.engines import BackwardPass, Engine, FloatEngine, LayerState
-from training.float_backward import Upstream
-from training.forward import LayerTape, forward
-from training.methods.masks import WeightMasks
-from training.methods.sieves import Dense, GradientSieve
-from training.methods.structured_dropout import ColumnMasks, StructuredDropout
-from training.packing import Segments, reversal
-from training.statistics import PassStatistics
+from gradsieve.training.engines import BackwardPass, Engine, FloatEngine, LayerState
+from gradsieve.training.float_backward import Upstream
+from gradsieve.training.forward import LayerTape, forward
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sieves import Dense, GradientSieve
+from gradsieve.training.methods.structured_dropout import ColumnMasks, StructuredDropout
+from gradsieve.training.packing import Segments, reversal
+from gradsieve.training.statistics import PassStatistics
 
 State = tuple[Tensor, Tensor]
 
@@ -33,10 +33,10 @@ class SievedLSTM(nn.LSTM):
     Arguments, shapes, `state_dict` keys and meaning are those of `torch.nn.LSTM`, with weights that load into each
     other; `proj_size` is refused.  All of the following may be changed between steps:
 
-    - `sieve`: which gate gradients the backward pass uses (`training.methods.sieves`); `Dense()` by default.
-    - `engine`: what computes the backward pass (`training.engines`); `FloatEngine()` by default.
-    - `column_dropout`: structured dropout of x and h in training mode (`training.methods.structured_dropout`).
-    - `weight_masks`: which weights exist (`training.methods.masks.WeightMasks`), in every mode.
+    - `sieve`: which gate gradients the backward pass uses (`gradsieve.training.methods.sieves`); `Dense()` by default.
+    - `engine`: what computes the backward pass (`gradsieve.training.engines`); `FloatEngine()` by default.
+    - `column_dropout`: structured dropout of x and h in training mode (`gradsieve.training.methods`).
+    - `weight_masks`: which weights exist (`gradsieve.training.methods.masks.WeightMasks`), in every mode.
     - `unit_masks`: (H,) bool a layer and direction in the order of `layers`, or None: hidden units that exist.  The
       layer then runs at the smaller size, and h and c of the other units are zero.
 

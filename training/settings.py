@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hw.config import PRESETS
-from hw.validation import explain, toml_values
-from training.errors import SettingsError
+from gradsieve.hw.config import PRESETS
+from gradsieve.hw.validation import explain, toml_values
+from gradsieve.training.errors import SettingsError
 
 MethodName = Literal["dense", "element", "row", "stochastic"]
 EngineName = Literal["float", "exact", "simulated"]

@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from training.engines import FloatEngine
-from training.lstm import SievedLSTM
-from training.methods.sieves import GradientSieve, StructuredGradients
-from training.methods.structured_dropout import StructuredDropout
+from gradsieve.training.engines import FloatEngine
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.sieves import GradientSieve, StructuredGradients
+from gradsieve.training.methods.structured_dropout import StructuredDropout
 
 WARM_UP = 8
 """Passes before the measured ones: caches fill, and thresholds settle."""

@@ -8,10 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from golden.types import Saturations
-from golden.work import index_counts, tile_lanes, tile_widths, useful_macs
-from hw.config import EngineConfig
-from training.cycles import run_cycles
+from gradsieve.golden.types import Saturations
+from gradsieve.golden.work import index_counts, tile_lanes, tile_widths, useful_macs
+from gradsieve.hw.config import EngineConfig
+from gradsieve.training.cycles import run_cycles
 
 
 @dataclass(frozen=True)

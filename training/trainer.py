@@ -12,23 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hw import config as engine_config
-from hw.config import EngineConfig
-from training.accounting import Account, LayerSize
-from training.checkpoint import difference, load_checkpoint, save_checkpoint
-from training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine, fitting_config
-from training.errors import SettingsError, TrainingError
-from training.history import Record, Result
-from training.language_model import LanguageModel, evaluate
-from training.lstm import SievedLSTM
-from training.methods.schedules import MixedTraining
-from training.methods.sieves import METHODS, Dense, SieveError
-from training.methods.snt_asgd import SNTASGD
-from training.methods.structured_dropout import ColumnDropout, StructuredDropout
-from training.reports.report import write_report, write_result
-from training.settings import Settings
-from training.text import Corpus, Streams
-from training.weight_methods import MaskSampling, NoMasks, SparseWeights, WeightMethod
+from gradsieve.hw import config as engine_config
+from gradsieve.hw.config import EngineConfig
+from gradsieve.training.accounting import Account, LayerSize
+from gradsieve.training.checkpoint import difference, load_checkpoint, save_checkpoint
+from gradsieve.training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine, fitting_config
+from gradsieve.training.errors import SettingsError, TrainingError
+from gradsieve.training.history import Record, Result
+from gradsieve.training.language_model import LanguageModel, evaluate
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.schedules import MixedTraining
+from gradsieve.training.methods.sieves import METHODS, Dense, SieveError
+from gradsieve.training.methods.snt_asgd import SNTASGD
+from gradsieve.training.methods.structured_dropout import ColumnDropout, StructuredDropout
+from gradsieve.training.reports.report import write_report, write_result
+from gradsieve.training.settings import Settings
+from gradsieve.training.text import Corpus, Streams
+from gradsieve.training.weight_methods import MaskSampling, NoMasks, SparseWeights, WeightMethod
 
 CHECKPOINT, RESULT, REPORT = "checkpoint.pt", "result.json", "report.html"
 
@@ -107,7 +107,7 @@ class Trainer:
             return FloatEngine(e.lanes or None, e.columns)
         if e.kind == "exact":
             return ExactEngine(self.config)
-        from fpga.device import simulated
+        from gradsieve.fpga.device import simulated
 
         return DeviceEngine(self._open.enter_context(simulated(self.config)))
 

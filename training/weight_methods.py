@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from training.lstm import SievedLSTM
-from training.methods.masks import WeightMasks
-from training.methods.sampled_masks import SampledMasks
-from training.methods.snt_asgd import SNTASGD
-from training.methods.sparse_weights import DynamicSparseTraining
-from training.settings import SampledMasksSettings, SparseWeightsSettings
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sampled_masks import SampledMasks
+from gradsieve.training.methods.snt_asgd import SNTASGD
+from gradsieve.training.methods.sparse_weights import DynamicSparseTraining
+from gradsieve.training.settings import SampledMasksSettings, SparseWeightsSettings
 
 Loss = Callable[[], float]
 

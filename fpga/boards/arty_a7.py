@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from amaranth_boards.arty_a7 import ArtyA7_100Platform
 
-from fpga.boards.board import LED_SIGNALS, Board, Capacity, Pin
-from fpga.boards.xilinx_pll import XilinxPll
-from hw.config import preset
+from gradsieve.fpga.boards.board import LED_SIGNALS, Board, Capacity, Pin
+from gradsieve.fpga.boards.xilinx_pll import XilinxPll
+from gradsieve.hw.config import preset
 
 
 class Platform(ArtyA7_100Platform):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from fpga.boards.pll import Pll
-from hw.config import EngineConfig
+from gradsieve.fpga.boards.pll import Pll
+from gradsieve.hw.config import EngineConfig
 
 LED_SIGNALS = ("alive", "streams", "error", "line")
 """What LEDs show: a heartbeat; beats to or from the engine; a bad frame lately; traffic on the serial line."""
@@ -69,7 +69,7 @@ class Board:
     name: str
     title: str
     part: str
-    """Its name in `fpga.parts`, which knows the device code."""
+    """Its name in `gradsieve.fpga.parts`, which knows the device code."""
     platform: Callable[[], Any]
     """Makes the Amaranth platform; its attribute `cells`, if it has one, are the target cells of the family."""
     pll: type[Pll]

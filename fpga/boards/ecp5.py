@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fpga.boards.board import Capacity
+from gradsieve.fpga.boards.board import Capacity
 
 ECP5_85 = Capacity(
     luts=83_640,

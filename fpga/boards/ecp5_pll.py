@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Instance, Signal, Value
 
-from fpga.boards.pll import DividingPll, Limits, instance
+from gradsieve.fpga.boards.pll import DividingPll, Limits, instance
 
 LIMITS = Limits(
     detector_hz=(10_000_000, 400_000_000),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from amaranth_boards.ecpix5 import ECPIX585Platform
 
-from fpga.boards.board import Board, Pin
-from fpga.boards.ecp5 import ECP5_85
-from fpga.boards.ecp5_pll import Ecp5Pll
-from hw.cells.ecp5 import ECP5
-from hw.config import preset
+from gradsieve.fpga.boards.board import Board, Pin
+from gradsieve.fpga.boards.ecp5 import ECP5_85
+from gradsieve.fpga.boards.ecp5_pll import Ecp5Pll
+from gradsieve.hw.cells.ecp5 import ECP5
+from gradsieve.hw.config import preset
 
 
 class Platform(ECPIX585Platform):

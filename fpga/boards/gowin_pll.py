@@ -11,7 +11,7 @@ from typing import Self
 
 from amaranth.hdl import Instance, Value
 
-from fpga.boards.pll import Pll, instance
+from gradsieve.fpga.boards.pll import Pll, instance
 
 DEVICE = "GW2A-18C"
 DETECTOR_HZ = (3_000_000, 500_000_000)

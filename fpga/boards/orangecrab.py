@@ -6,11 +6,11 @@ from amaranth.build import Attrs
 from amaranth_boards.orangecrab_r0_2 import OrangeCrabR0_2_85FPlatform
 from amaranth_boards.resources import UARTResource
 
-from fpga.boards.board import Board, Pin
-from fpga.boards.ecp5 import ECP5_85
-from fpga.boards.ecp5_pll import Ecp5Pll
-from hw.cells.ecp5 import ECP5
-from hw.config import preset
+from gradsieve.fpga.boards.board import Board, Pin
+from gradsieve.fpga.boards.ecp5 import ECP5_85
+from gradsieve.fpga.boards.ecp5_pll import Ecp5Pll
+from gradsieve.hw.cells.ecp5 import ECP5
+from gradsieve.hw.config import preset
 
 
 class Platform(OrangeCrabR0_2_85FPlatform):

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from amaranth.hdl import Instance, Module, Value
 
-from fpga.errors import DeviceError
+from gradsieve.fpga.errors import DeviceError
 
 
 class ClockError(DeviceError):

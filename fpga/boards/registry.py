@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fpga.boards.arty_a7 import ARTY_A7
-from fpga.boards.board import Board, BoardError
-from fpga.boards.ecpix5 import ECPIX5
-from fpga.boards.orangecrab import ORANGECRAB
-from fpga.boards.tang_primer_20k import TANG_PRIMER_20K
-from fpga.boards.ulx3s import ULX3S
+from gradsieve.fpga.boards.arty_a7 import ARTY_A7
+from gradsieve.fpga.boards.board import Board, BoardError
+from gradsieve.fpga.boards.ecpix5 import ECPIX5
+from gradsieve.fpga.boards.orangecrab import ORANGECRAB
+from gradsieve.fpga.boards.tang_primer_20k import TANG_PRIMER_20K
+from gradsieve.fpga.boards.ulx3s import ULX3S
 
 BOARDS: dict[str, Board] = {b.name: b for b in (ULX3S, ECPIX5, ORANGECRAB, TANG_PRIMER_20K, ARTY_A7)}
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from amaranth_boards.tang_primer_20k import TangPrimer20kDockPlatform
 
-from fpga.boards.board import LED_SIGNALS, Board, Capacity, Pin
-from fpga.boards.gowin_pll import GowinPll
-from hw.cells.gowin import GOWIN
-from hw.config import EngineConfig
-from hw.formats import FixedPoint, Formats
+from gradsieve.fpga.boards.board import LED_SIGNALS, Board, Capacity, Pin
+from gradsieve.fpga.boards.gowin_pll import GowinPll
+from gradsieve.hw.cells.gowin import GOWIN
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint, Formats
 
 
 class Platform(TangPrimer20kDockPlatform):

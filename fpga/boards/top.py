@@ -9,12 +9,12 @@ from amaranth.lib import data, io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from fpga.boards.board import LED_SIGNALS, Board, Clocking, Pin
-from fpga.link.serial_link import SerialLink
-from hw.config import EngineConfig
-from hw.engine import Engine
-from hw.register_file import axi_lite_signature
-from rtl_gen.verilog import component_verilog
+from gradsieve.fpga.boards.board import LED_SIGNALS, Board, Clocking, Pin
+from gradsieve.fpga.link.serial_link import SerialLink
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.engine import Engine
+from gradsieve.hw.register_file import axi_lite_signature
+from gradsieve.rtl_gen.verilog import component_verilog
 
 HEARTBEAT_BITS = 25
 """The heartbeat blinks once in 2^25 clock cycles, a third of a second at 100 MHz."""

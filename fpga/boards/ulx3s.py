@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from amaranth_boards.ulx3s import ULX3S_85F_Platform
 
-from fpga.boards.board import LED_SIGNALS, Board, Pin
-from fpga.boards.ecp5 import ECP5_85
-from fpga.boards.ecp5_pll import Ecp5Pll
-from hw.cells.ecp5 import ECP5
-from hw.config import preset
+from gradsieve.fpga.boards.board import LED_SIGNALS, Board, Pin
+from gradsieve.fpga.boards.ecp5 import ECP5_85
+from gradsieve.fpga.boards.ecp5_pll import Ecp5Pll
+from gradsieve.hw.cells.ecp5 import ECP5
+from gradsieve.hw.config import preset
 
 
 class Platform(ULX3S_85F_Platform):

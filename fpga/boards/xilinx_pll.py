@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from amaranth.hdl import Module, Signal, Value
 
-from fpga.boards.pll import DividingPll, Limits, instance
+from gradsieve.fpga.boards.pll import DividingPll, Limits, instance
 
 LIMITS = Limits(
     detector_hz=(19_000_000, 450_000_000),

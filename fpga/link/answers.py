@@ -9,11 +9,11 @@ from amaranth.hdl import Array, Cat, Const, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.framing import word_layout
-from fpga.link.protocol import FIFO_BYTES, PAYLOAD_MAX, RESPONSE_HEADER, SLOT_BYTES, WINDOW, Status
-from fpga.link.uart import DATA_BITS
-from hw.flow import Flow
-from hw.memory import StreamMemory
+from gradsieve.fpga.link.framing import word_layout
+from gradsieve.fpga.link.protocol import FIFO_BYTES, PAYLOAD_MAX, RESPONSE_HEADER, SLOT_BYTES, WINDOW, Status
+from gradsieve.fpga.link.uart import DATA_BITS
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.memory import StreamMemory
 
 PAYLOAD_END = RESPONSE_HEADER + PAYLOAD_MAX
 

@@ -8,10 +8,10 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.framing import word_layout
-from fpga.link.uart import DATA_BITS
-from hw.packet_closer import closed_beat_layout
-from hw.packing import beat_layout
+from gradsieve.fpga.link.framing import word_layout
+from gradsieve.fpga.link.uart import DATA_BITS
+from gradsieve.hw.packet_closer import closed_beat_layout
+from gradsieve.hw.packing import beat_layout
 
 
 class BeatAssembler(wiring.Component):

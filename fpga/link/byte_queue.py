@@ -8,8 +8,8 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.framing import word_layout
-from hw.memory import StreamMemory
+from gradsieve.fpga.link.framing import word_layout
+from gradsieve.hw.memory import StreamMemory
 
 
 class ByteQueue(wiring.Component):

@@ -12,9 +12,9 @@ from amaranth.lib import crc, data, stream, wiring
 from amaranth.lib.crc.catalog import CRC32_ETHERNET
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.protocol import CRC_BYTES, ESCAPE, ESCAPE_BIT, FLAG, REQUEST_HEADER
-from fpga.link.uart import DATA_BITS
-from hw.flow import Flow
+from gradsieve.fpga.link.protocol import CRC_BYTES, ESCAPE, ESCAPE_BIT, FLAG, REQUEST_HEADER
+from gradsieve.fpga.link.uart import DATA_BITS
+from gradsieve.hw.flow import Flow
 
 
 def word_layout() -> data.StructLayout:

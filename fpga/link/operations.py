@@ -12,13 +12,13 @@ from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.framing import word_layout
-from fpga.link.protocol import HELLO_ANSWER, PAYLOAD_MAX, SLOT_BYTES, WRITE, Status
-from fpga.link.register_master import RegisterMaster
-from fpga.link.uart import DATA_BITS
-from hw.flow import Flow
-from hw.register_file import DATA_WIDTH, axi_lite_signature
-from hw.registers import ADDRESS_WIDTH
+from gradsieve.fpga.link.framing import word_layout
+from gradsieve.fpga.link.protocol import HELLO_ANSWER, PAYLOAD_MAX, SLOT_BYTES, WRITE, Status
+from gradsieve.fpga.link.register_master import RegisterMaster
+from gradsieve.fpga.link.uart import DATA_BITS
+from gradsieve.hw.flow import Flow
+from gradsieve.hw.register_file import DATA_WIDTH, axi_lite_signature
+from gradsieve.hw.registers import ADDRESS_WIDTH
 
 WORD_BYTES = DATA_WIDTH // DATA_BITS
 

@@ -12,10 +12,16 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.answers import PAYLOAD_END, Answer, AnswerStore
-from fpga.link.framing import word_layout
-from fpga.link.operations import HelloOperation, Operation, ReceiveOperation, RegisterOperations, SendOperation
-from fpga.link.protocol import (
+from gradsieve.fpga.link.answers import PAYLOAD_END, Answer, AnswerStore
+from gradsieve.fpga.link.framing import word_layout
+from gradsieve.fpga.link.operations import (
+    HelloOperation,
+    Operation,
+    ReceiveOperation,
+    RegisterOperations,
+    SendOperation,
+)
+from gradsieve.fpga.link.protocol import (
     FIFO_BYTES,
     HELLO_ANSWER,
     LAST,
@@ -27,8 +33,8 @@ from fpga.link.protocol import (
     Kind,
     Status,
 )
-from fpga.link.uart import DATA_BITS
-from hw.register_file import axi_lite_signature
+from gradsieve.fpga.link.uart import DATA_BITS
+from gradsieve.hw.register_file import axi_lite_signature
 
 
 class _Outcome(IntEnum):

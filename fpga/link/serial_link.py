@@ -8,16 +8,16 @@ from amaranth.hdl import Module, ResetInserter, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.link.beats import BeatAssembler, BeatSplitter
-from fpga.link.byte_queue import ByteQueue
-from fpga.link.framing import Deframer, Framer, word_layout
-from fpga.link.processor import RequestProcessor
-from fpga.link.protocol import FIFO_BYTES
-from fpga.link.uart import DATA_BITS, UartReceiver, UartTransmitter, check_divisor
-from hw.packet_closer import closed_beat_layout
-from hw.packing import beat_layout
-from hw.register_file import axi_lite_signature
-from hw.register_slice import RegisterSlice
+from gradsieve.fpga.link.beats import BeatAssembler, BeatSplitter
+from gradsieve.fpga.link.byte_queue import ByteQueue
+from gradsieve.fpga.link.framing import Deframer, Framer, word_layout
+from gradsieve.fpga.link.processor import RequestProcessor
+from gradsieve.fpga.link.protocol import FIFO_BYTES
+from gradsieve.fpga.link.uart import DATA_BITS, UartReceiver, UartTransmitter, check_divisor
+from gradsieve.hw.packet_closer import closed_beat_layout
+from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.register_file import axi_lite_signature
+from gradsieve.hw.register_slice import RegisterSlice
 
 
 class SerialLink(wiring.Component):

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from fpga.errors import DeviceError
-from fpga.link.protocol import (
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.link.protocol import (
     HELLO_ANSWER,
     NONCE_BYTES,
     VERSION,

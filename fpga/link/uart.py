@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from hw.flow import Flow
+from gradsieve.hw.flow import Flow
 
 DIVISOR_MIN = 4
 """Clock cycles a bit: with fewer, the sampling point could leave the bit."""

@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fpga.boards.board import Board, Clocking
-from fpga.boards.top import BoardTop
-from fpga.toolchain import fit, floorplan
-from fpga.toolchain.critical_path import critical_path
-from fpga.toolchain.floorplan import Site
-from fpga.toolchain.flows import FLOWS, RESOURCES, Commands, Flow, commands_of
-from fpga.toolchain.progress import Follower, Progress
-from fpga.toolchain.report import MARGIN, BuildReport, Resource, Seed
-from hw.config import EngineConfig
-from rtl_gen.files import cached, write_text
-from rtl_gen.tools import ToolFailed, run, version
-from rtl_gen.verilator import ToolError
-from rtl_gen.verilog import zeros_left_out
+from gradsieve.fpga.boards.board import Board, Clocking
+from gradsieve.fpga.boards.top import BoardTop
+from gradsieve.fpga.toolchain import fit, floorplan
+from gradsieve.fpga.toolchain.critical_path import critical_path
+from gradsieve.fpga.toolchain.floorplan import Site
+from gradsieve.fpga.toolchain.flows import FLOWS, RESOURCES, Commands, Flow, commands_of
+from gradsieve.fpga.toolchain.progress import Follower, Progress
+from gradsieve.fpga.toolchain.report import MARGIN, BuildReport, Resource, Seed
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.files import cached, write_text
+from gradsieve.rtl_gen.tools import ToolFailed, run, version
+from gradsieve.rtl_gen.verilator import ToolError
+from gradsieve.rtl_gen.verilog import zeros_left_out
 
 SEEDS = (1, 2, 3)
 

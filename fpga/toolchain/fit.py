@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from fpga.boards.board import Board
-from fpga.toolchain.flows import FLOWS
-from hw.config import EngineConfig
-from rtl_gen.verilator import ToolError
+from gradsieve.fpga.boards.board import Board
+from gradsieve.fpga.toolchain.flows import FLOWS
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.verilator import ToolError
 
 ADVICE = {
     "luts": "lower R or C, or gate_rows_per_cycle",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from fpga.toolchain.floorplan import Site, ecp5_sites
+from gradsieve.fpga.toolchain.floorplan import Site, ecp5_sites
 
 RESOURCES = ("luts", "flip_flops", "multipliers", "memory_blocks")
 

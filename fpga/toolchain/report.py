@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fpga.boards.board import Board, Clocking
-from fpga.toolchain.critical_path import CriticalPath
-from hw.config import EngineConfig
+from gradsieve.fpga.boards.board import Board, Clocking
+from gradsieve.fpga.toolchain.critical_path import CriticalPath
+from gradsieve.hw.config import EngineConfig
 
 MARGIN = 1.1
 """Place and route aims at so many times the engine's clock, as it stops optimising where its goal is reached."""

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Value
 
-from hw.cells.library import Cells
+from gradsieve.hw.cells.library import Cells
 
 if TYPE_CHECKING:
-    from hw.block_memory import BlockMemory
-    from hw.multiplier import Multiplier
-    from hw.mux_adder import MuxAdder
+    from gradsieve.hw.block_memory import BlockMemory
+    from gradsieve.hw.multiplier import Multiplier
+    from gradsieve.hw.mux_adder import MuxAdder
 
 MULTIPLIER_WIDTH = 18
 MEMORY_ADDRESS_BITS = 14

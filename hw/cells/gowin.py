@@ -6,7 +6,7 @@ table too (Gowin UG288, configurable function unit).
 
 from __future__ import annotations
 
-from hw.cells.library import Cells
+from gradsieve.hw.cells.library import Cells
 
 
 class GowinCells(Cells):

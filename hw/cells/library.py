@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from amaranth.hdl import Module
 
 if TYPE_CHECKING:
-    from hw.block_memory import BlockMemory
-    from hw.multiplier import Multiplier
-    from hw.mux_adder import MuxAdder
+    from gradsieve.hw.block_memory import BlockMemory
+    from gradsieve.hw.multiplier import Multiplier
+    from gradsieve.hw.mux_adder import MuxAdder
 
 
 class Cells:
@@ -27,15 +27,15 @@ class Cells:
     """Whether a RegisterSlice gives `ready` from a register too, for which it needs as many registers again."""
 
     def multiplier(self, block: Multiplier) -> Module | None:
-        """`hw.multiplier.Multiplier` with the input and output registers of a hard multiplier."""
+        """`gradsieve.hw.multiplier.Multiplier` with the input and output registers of a hard multiplier."""
         return None
 
     def memory(self, block: BlockMemory) -> Module | None:
-        """`hw.block_memory.BlockMemory` with the output register of hard memories."""
+        """`gradsieve.hw.block_memory.BlockMemory` with the output register of hard memories."""
         return None
 
     def mux_adder(self, block: MuxAdder) -> Module | None:
-        """`hw.mux_adder.MuxAdder` with choice and addition in one carry chain."""
+        """`gradsieve.hw.mux_adder.MuxAdder` with choice and addition in one carry chain."""
         return None
 
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from fpga.device import Device, simulated
-from fpga.simulator import Simulator
-from hw.config import EngineConfig
+from gradsieve.fpga.device import Device, simulated
+from gradsieve.fpga.simulator import Simulator
+from gradsieve.hw.config import EngineConfig
 
 QUIET_CYCLES = 50_000
 """A small engine that moves no beat for so long hangs."""

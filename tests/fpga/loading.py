@@ -12,7 +12,7 @@ from pathlib import Path
 
 from apycula import bitmatrix, bslib, chipdb, gowin_pack
 
-from fpga.loader import program
+from gradsieve.fpga.loader import program
 
 _EBR = ".bram_init 3\n" + "1ff 002 0a5 000 155 07e 1c3 010\n" * 256 + "\n"
 """The contents of one memory block, in the words of ecppack's input."""

@@ -9,7 +9,7 @@ from amaranth.lib import wiring
 from amaranth.lib.cdc import FFSynchronizer, ResetSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from fpga.boards.top import LEDS
+from gradsieve.fpga.boards.top import LEDS
 
 
 class SmallCore(wiring.Component):

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from fpga.bitstream import BitstreamError, read
-from fpga.parts import PARTS, Part, describe, part_named, part_of
-from gradsieve.options import error_status
+from gradsieve.cli.options import error_status
+from gradsieve.fpga.bitstream import BitstreamError, read
+from gradsieve.fpga.parts import PARTS, Part, describe, part_named, part_of
 from tests.conftest import session_seed
 from tests.fpga.loading import ecp5_bitstream, gowin_bitstream
 

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from fpga.device import Device
-from fpga.errors import DeviceError
-from fpga.packets import PacketFormat
-from fpga.simulator import Simulator
-from golden.backward import backward
-from golden.random_case import random_case
-from golden.types import SieveMode
-from hw.config import EngineConfig, preset
-from hw.registers import ErrorCode
-from rtl_gen.register_map import identity
+from gradsieve.fpga.device import Device
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.packets import PacketFormat
+from gradsieve.fpga.simulator import Simulator
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import EngineConfig, preset
+from gradsieve.hw.registers import ErrorCode
+from gradsieve.rtl_gen.register_map import identity
 from tests.fpga.conftest import simulator
 
 CONFIG = preset("tiny")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from fpga.link.protocol import (
+from gradsieve.fpga.link.protocol import (
     FIFO_BYTES,
     HELLO_ANSWER,
     NO_ANSWER,
@@ -21,7 +21,7 @@ from fpga.link.protocol import (
     frame,
     request,
 )
-from fpga.link.uart import check_divisor
+from gradsieve.fpga.link.uart import check_divisor
 from tests.fpga.link.designs import DIVISOR, SCRATCH, SILENT, STREAM, STUB_WIDTH, WRITES
 from tests.fpga.link.fixtures import Line, stub_verilog
 from tests.fpga.link.port import BoardPort

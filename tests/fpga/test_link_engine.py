@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from fpga.device import Device
-from fpga.errors import DeviceError
-from fpga.packets import Bytes
-from golden.backward import backward
-from golden.random_case import random_case
-from golden.types import SieveMode
-from hw.config import EngineConfig, preset
-from hw.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.fpga.device import Device
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.packets import Bytes
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import EngineConfig, preset
+from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64
 from tests.conftest import session_seed
 from tests.fpga.link.designs import DIVISOR
 from tests.fpga.link.fixtures import engine_verilog, transport

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fpga.link.protocol import (
+from gradsieve.fpga.link.protocol import (
     DRAINED,
     ESCAPE,
     FIFO_BYTES,
@@ -25,7 +25,7 @@ from fpga.link.protocol import (
     parse_response,
     request,
 )
-from hw.registers import BY_NAME, IDENTITY
+from gradsieve.hw.registers import BY_NAME, IDENTITY
 
 BODIES = st.lists(st.binary(min_size=1, max_size=60) | st.lists(st.sampled_from([FLAG, ESCAPE, 0x5E])).map(bytes))
 

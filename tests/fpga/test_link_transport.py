@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from fpga.errors import DeviceError
-from fpga.link.protocol import (
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.link.protocol import (
     DRAINED,
     FIFO_BYTES,
     HELLO_ANSWER,
@@ -22,7 +22,7 @@ from fpga.link.protocol import (
     frame,
     request,
 )
-from fpga.packets import Bytes
+from gradsieve.fpga.packets import Bytes
 from tests.conftest import session_seed
 from tests.fpga.link.designs import DIVISOR, SCRATCH, SILENT, STREAM, WRITES
 from tests.fpga.link.fixtures import stub_verilog, transport

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from fpga import loader
-from fpga.bitstream import BitstreamError
-from fpga.boards.registry import board
-from fpga.errors import DeviceError
-from fpga.loader import JtagDevice, detect, load
-from fpga.parts import part_named
-from rtl_gen.verilator import ToolError
+from gradsieve.fpga import loader
+from gradsieve.fpga.bitstream import BitstreamError
+from gradsieve.fpga.boards.registry import board
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.loader import JtagDevice, detect, load
+from gradsieve.fpga.parts import part_named
+from gradsieve.rtl_gen.verilator import ToolError
 from tests.fpga.loading import dfu_environment, ecp5_bitstream, loader_environment
 from tests.fpga.xvc import BITSTREAM_BURST, CRC_ERROR, STATUS_DONE, Ecp5, XvcServer
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from fpga.device import Device
-from golden.backward import backward
-from golden.random_case import random_case
-from golden.types import SieveMode
-from hw.config import EngineConfig, preset
+from gradsieve.fpga.device import Device
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import EngineConfig, preset
 from tests.fpga.conftest import simulator
 
 SIZES = {"tiny": (7, 5, 5, 6), "edge": (61, 37, 1, 9), "default": (50, 64, 13, 5), "ptb": (200, 190, 9, 3)}

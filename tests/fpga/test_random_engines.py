@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
-from fpga.device import Device
-from golden.backward import backward
-from golden.random_case import MASK_KINDS, random_case
-from golden.types import SieveMode
-from hw.config import EngineConfig, make
+from gradsieve.fpga.device import Device
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import MASK_KINDS, random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import EngineConfig, make
 from tests.conftest import session_seed
 from tests.fpga.conftest import simulator
 

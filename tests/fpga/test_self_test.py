@@ -12,17 +12,17 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-import hw.core
-import hw.engine
-from fpga.device import Device
-from fpga.packets import Bytes
-from fpga.simulator import Simulator
-from golden.backward import backward
-from golden.random_case import random_case
-from golden.types import SieveMode
-from hw.compactor import Compactor
-from hw.config import EngineConfig, preset
-from rtl_gen.verilog import component_verilog, top_name
+import gradsieve.hw.core
+import gradsieve.hw.engine
+from gradsieve.fpga.device import Device
+from gradsieve.fpga.packets import Bytes
+from gradsieve.fpga.simulator import Simulator
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.compactor import Compactor
+from gradsieve.hw.config import EngineConfig, preset
+from gradsieve.rtl_gen.verilog import component_verilog, top_name
 from tests.fpga.conftest import simulator
 
 CONFIG = preset("tiny")
@@ -89,9 +89,9 @@ class LosingCompactor(wiring.Component):
 
 
 def test_row_lost_in_the_compactor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hw.core, "Compactor", LosingCompactor)
+    monkeypatch.setattr(gradsieve.hw.core, "Compactor", LosingCompactor)
     verilog = tmp_path / "mutated.v"
-    verilog.write_text(component_verilog(hw.engine.Engine(CONFIG), top_name(CONFIG)))
+    verilog.write_text(component_verilog(gradsieve.hw.engine.Engine(CONFIG), top_name(CONFIG)))
     with Device(CONFIG, Simulator(CONFIG, verilog)) as device:
         golden = backward(CONFIG, *CASE)
         differences = device.backward(*CASE).differences(golden)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import serial
 
-from fpga.errors import DeviceError
-from fpga.serial_port import SILENCE_SECONDS, SerialTransport
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.serial_port import SILENCE_SECONDS, SerialTransport
 
 SHORT = 0.3
 

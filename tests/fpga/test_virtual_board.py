@@ -15,21 +15,21 @@ import pytest
 import torch
 from torch import nn
 
-from fpga import virtual_board
-from fpga.device import Device
-from fpga.errors import DeviceError
-from fpga.serial_port import SerialTransport
-from fpga.virtual_board import VirtualBoard
-from golden.backward import backward
-from golden.random_case import MASK_KINDS, random_case
-from golden.types import SieveMode
-from gradsieve.cli import main
-from hw.config import EngineConfig
+from gradsieve.cli.application import main
+from gradsieve.fpga import virtual_board
+from gradsieve.fpga.device import Device
+from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.serial_port import SerialTransport
+from gradsieve.fpga.virtual_board import VirtualBoard
+from gradsieve.golden.backward import backward
+from gradsieve.golden.random_case import MASK_KINDS, random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import EngineConfig
+from gradsieve.training.engines import DeviceEngine, Engine, ExactEngine
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.sieves import Dense, StochasticRows, StructuredGradients
 from tests.conftest import session_seed
 from tests.fpga.virtual import CONFIG, BoardProcess
-from training.engines import DeviceEngine, Engine, ExactEngine
-from training.lstm import SievedLSTM
-from training.methods.sieves import Dense, StochasticRows, StructuredGradients
 
 SILENCE = 1.0
 SHORT, LONG = 4, 50

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from types import TracebackType
 
-from hw.config import preset
+from gradsieve.hw.config import preset
 
 CONFIG = preset("tiny")
 BUILD_SECONDS = 400

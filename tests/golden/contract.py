@@ -9,9 +9,9 @@ from collections import Counter
 
 import torch
 
-from golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
-from hw.config import EngineConfig
-from hw.formats import FixedPoint
+from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.formats import FixedPoint
 
 WORD = 2**32
 

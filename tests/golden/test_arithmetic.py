@@ -9,8 +9,8 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from golden.arithmetic import EXACT, exact_matmul, requantize, xorshift32, xorshift32_states
-from hw.formats import FixedPoint
+from gradsieve.golden.arithmetic import EXACT, exact_matmul, requantize, xorshift32, xorshift32_states
+from gradsieve.hw.formats import FixedPoint
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 

@@ -7,10 +7,10 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from golden.backward import backward, row_scores
-from golden.random_case import MASK_KINDS, MaskKind, random_case
-from golden.types import Gradients, Masks, Saturations, Sieve, SieveMode
-from hw.config import EngineConfig, make, preset
+from gradsieve.golden.backward import backward, row_scores
+from gradsieve.golden.random_case import MASK_KINDS, MaskKind, random_case
+from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, SieveMode
+from gradsieve.hw.config import EngineConfig, make, preset
 from tests.golden.contract import Contract
 
 

@@ -8,19 +8,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden import float_lstm
-from golden.backward import backward
-from golden.float_lstm import FloatGradients, FloatTape
-from golden.quantize import (
+from gradsieve.golden import float_lstm
+from gradsieve.golden.backward import backward
+from gradsieve.golden.float_lstm import FloatGradients, FloatTape
+from gradsieve.golden.quantize import (
     dequantize,
     dequantize_tape,
     dequantize_weights,
     quantize_tape,
     quantize_weights,
 )
-from golden.types import Saturations
-from hw.config import EngineConfig, make
-from hw.formats import Formats
+from gradsieve.golden.types import Saturations
+from gradsieve.hw.config import EngineConfig, make
+from gradsieve.hw.formats import Formats
 
 
 def layer(H: int, I: int, B: int, T: int, dtype: torch.dtype, seed: int) -> tuple[torch.nn.LSTM, list[Tensor]]:

@@ -7,9 +7,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from golden import float_lstm
-from golden.backward import backward, check_inputs
-from golden.quantize import (
+from gradsieve.golden import float_lstm
+from gradsieve.golden.backward import backward, check_inputs
+from gradsieve.golden.quantize import (
     dequantize,
     dequantize_tape,
     dequantize_weights,
@@ -17,10 +17,10 @@ from golden.quantize import (
     quantize_tape,
     quantize_weights,
 )
-from golden.random_case import random_case
-from golden.types import SieveMode
-from hw.config import preset
-from hw.formats import FixedPoint
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import preset
+from gradsieve.hw.formats import FixedPoint
 
 CONFIG = preset("tiny")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from golden.arithmetic import xorshift32
-from golden.random_case import random_case
-from golden.sieve import sift, visiting_order
-from golden.types import Sieve, SieveMode
-from hw.config import make
+from gradsieve.golden.arithmetic import xorshift32
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.sieve import sift, visiting_order
+from gradsieve.golden.types import Sieve, SieveMode
+from gradsieve.hw.config import make
 from tests.golden.contract import Contract
 
 CONFIG = make(R=1, C=2, max_H=1, max_I=1, max_B=2, max_T=1)

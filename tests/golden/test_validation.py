@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from golden.backward import backward, check_inputs, row_scores
-from golden.random_case import random_case
-from golden.types import Masks, Sieve, SieveMode, Tape, Weights
-from hw.config import preset
+from gradsieve.golden.backward import backward, check_inputs, row_scores
+from gradsieve.golden.random_case import random_case
+from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape, Weights
+from gradsieve.hw.config import preset
 
 CONFIG = preset("tiny")  # R = 2, maxima H 8, I 8, B 6, T 6
 WEIGHTS, TAPE = random_case(CONFIG, 0, sizes=(3, 5, 4, 2), extreme=False)[:2]

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from hw.cells.ecp5 import ECP5, MULTIPLIER_WIDTH
-from hw.config import EngineConfig, preset
-from hw.multiplier import Multiplier
-from hw.mux_adder import MuxAdder
-from rtl_gen.ecp5_netlist import netlist
-from rtl_gen.tools import find
-from rtl_gen.verilog import component_verilog
-from tb.runner import Target, run_bench
+from gradsieve.hw.cells.ecp5 import ECP5, MULTIPLIER_WIDTH
+from gradsieve.hw.config import EngineConfig, preset
+from gradsieve.hw.multiplier import Multiplier
+from gradsieve.hw.mux_adder import MuxAdder
+from gradsieve.rtl_gen.ecp5_netlist import netlist
+from gradsieve.rtl_gen.tools import find
+from gradsieve.rtl_gen.verilog import component_verilog
+from gradsieve.tb.runner import Target, run_bench
 
 WIDTHS = [(32, 48), (32, 40), (27, 33), (4, 5)]
 """Widths of product and sum: those of the default formats, and odd ones."""
@@ -83,7 +83,7 @@ def test_slices_without_a_spare_register_pass_the_same_words_at_the_same_pace() 
 
 
 def test_every_multiplication_of_the_engine_is_one_hard_multiplier() -> None:
-    from hw.engine import Engine
+    from gradsieve.hw.engine import Engine
 
     config = preset("tiny")
     cells = netlist(component_verilog(Engine(config), "dut", cells=ECP5), "dut")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from hw.config import PRESETS, ConfigError, EngineConfig, load, make, preset
-from hw.formats import FixedPoint, Formats
+from gradsieve.hw.config import PRESETS, ConfigError, EngineConfig, load, make, preset
+from gradsieve.hw.formats import FixedPoint, Formats
 
 SMALL: dict[str, Any] = {"R": 2, "C": 2, "max_H": 8, "max_I": 8, "max_B": 6, "max_T": 6}
 

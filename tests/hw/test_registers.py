@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from golden.types import SieveMode
-from hw.registers import ADDRESS_WIDTH, REGISTERS, SieveRegister
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.registers import ADDRESS_WIDTH, REGISTERS, SieveRegister
 
 
 def test_registers_do_not_overlap() -> None:

@@ -12,7 +12,7 @@ from tests.rtl_gen import stand_in
 
 @pytest.fixture
 def small_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hw.engine.Engine is the stand-in."""
-    module = types.ModuleType("hw.engine")
+    """gradsieve.hw.engine.Engine is the stand-in."""
+    module = types.ModuleType("gradsieve.hw.engine")
     module.Engine = stand_in.Engine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "hw.engine", module)
+    monkeypatch.setitem(sys.modules, "gradsieve.hw.engine", module)

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.memory import Memory
 from amaranth.lib.wiring import In, Out
 
-from hw.config import EngineConfig
+from gradsieve.hw.config import EngineConfig
 
 DEPTH = 12
 

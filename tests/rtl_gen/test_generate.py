@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hw.config import load, preset
-from rtl_gen import generate as module
-from rtl_gen.generate import MANIFEST, GenerateError, file_names, generate
-from rtl_gen.lint import lint
+from gradsieve.hw.config import load, preset
+from gradsieve.rtl_gen import generate as module
+from gradsieve.rtl_gen.generate import MANIFEST, GenerateError, file_names, generate
+from gradsieve.rtl_gen.lint import lint
 from tests.rtl_gen.stand_in import DEPTH
 
 pytestmark = pytest.mark.usefixtures("small_engine")

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from amaranth.back import verilog as backend
 
-from hw.config import preset
-from rtl_gen.netlist import NetlistError, canonical, hierarchy, instances, parse, plain_names, share
-from rtl_gen.verilator import verilator_env
-from rtl_gen.verilog import component_verilog
+from gradsieve.hw.config import preset
+from gradsieve.rtl_gen.netlist import NetlistError, canonical, hierarchy, instances, parse, plain_names, share
+from gradsieve.rtl_gen.verilator import verilator_env
+from gradsieve.rtl_gen.verilog import component_verilog
 from tests.rtl_gen.stand_in import Engine
 
 TOP = "gradsieve_tiny"

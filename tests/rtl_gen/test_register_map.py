@@ -1,4 +1,4 @@
-"""The register map as others read it is that of hw.registers."""
+"""The register map as others read it is that of gradsieve.hw.registers."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from xml.etree import ElementTree
 import pytest
 from systemrdl import RDLCompiler
 
-from hw.config import make, preset
-from hw.registers import BY_NAME, REGISTERS, Access
-from rtl_gen.register_map import fields_of, identity, member_docs, register_files
+from gradsieve.hw.config import make, preset
+from gradsieve.hw.registers import BY_NAME, REGISTERS, Access
+from gradsieve.rtl_gen.register_map import fields_of, identity, member_docs, register_files
 
 CONFIG = preset("default")
 ACCESS = {Access.READ_ONLY: "r", Access.READ_WRITE: "rw", Access.PULSE: "w"}

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from hw.config import PRESETS, preset
-from rtl_gen import cache
-from rtl_gen.lint import LintError, lint
-from rtl_gen.verilator import ToolError, package_folder, verilator_env
-from rtl_gen.verilog import component_verilog, digest, verilog, write_verilog
+from gradsieve.hw.config import PRESETS, preset
+from gradsieve.rtl_gen import cache
+from gradsieve.rtl_gen.lint import LintError, lint
+from gradsieve.rtl_gen.verilator import ToolError, package_folder, verilator_env
+from gradsieve.rtl_gen.verilog import component_verilog, digest, verilog, write_verilog
 
 SCRIPT = """
-from hw.config import preset
-from rtl_gen.verilog import component_verilog
+from gradsieve.hw.config import preset
+from gradsieve.rtl_gen.verilog import component_verilog
 from tests.rtl_gen.stand_in import Engine
 print(component_verilog(Engine(preset("default")), "gradsieve_default"), end="")
 """

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hw.config import EngineConfig, preset
-from hw.formats import FixedPoint, Formats
-from hw.systolic_array import DRAIN_GROUP
-from tb.blocks import BLOCKS
-from tb.runner import BenchResult, run_bench
+from gradsieve.hw.config import EngineConfig, preset
+from gradsieve.hw.formats import FixedPoint, Formats
+from gradsieve.hw.systolic_array import DRAIN_GROUP
+from gradsieve.tb.blocks import BLOCKS
+from gradsieve.tb.runner import BenchResult, run_bench
 
 BATCH_ONE = EngineConfig(name="batch_one", R=4, C=1, max_H=6, max_I=5, max_B=1, max_T=5, gate_rows_per_cycle=4)
 """One lane as in the preset `edge`, and the fastest gate gradient unit."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from hw.config import preset
-from rtl_gen.verilog import component_verilog
-from tb.blocks import BLOCKS
-from tb.mutate import mutants
-from tb.runner import BenchError, run_bench
+from gradsieve.hw.config import preset
+from gradsieve.rtl_gen.verilog import component_verilog
+from gradsieve.tb.blocks import BLOCKS
+from gradsieve.tb.mutate import mutants
+from gradsieve.tb.runner import BenchError, run_bench
 
 NOTICED = 0.8
 """Share of mutants that a bench must notice; some change nothing that can be seen."""

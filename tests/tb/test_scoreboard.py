@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hw.config import preset
-from hw.sieve import sieved_rows_layout
-from tb.layout import Format
-from tb.scoreboard import Scoreboard
+from gradsieve.hw.config import preset
+from gradsieve.hw.sieve import sieved_rows_layout
+from gradsieve.tb.layout import Format
+from gradsieve.tb.scoreboard import Scoreboard
 
 
 def test_verdict_of_equal_values() -> None:

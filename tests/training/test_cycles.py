@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fpga.device import Device
-from golden.work import index_counts
-from gradsieve.bench_case import make_case
-from hw.config import EngineConfig, preset
-from training.cycles import run_cycles
+from gradsieve.cli.bench_case import make_case
+from gradsieve.fpga.device import Device
+from gradsieve.golden.work import index_counts
+from gradsieve.hw.config import EngineConfig, preset
+from gradsieve.training.cycles import run_cycles
 
 Devices = Callable[[EngineConfig], Device]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from training.settings import Settings, make
+from gradsieve.training.settings import Settings, make
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 

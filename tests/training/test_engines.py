@@ -10,16 +10,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from fpga.device import Device
-from golden.backward import backward
-from golden.quantize import dequantize, quantize_tape, quantize_weights
-from golden.types import Masks, Sieve, SieveMode, Tape
-from hw.config import ConfigError, EngineConfig, make
-from training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine
-from training.lstm import SievedLSTM
-from training.methods.masks import WeightMasks
-from training.methods.sieves import Dense, GradientSieve, StochasticRows, StructuredGradients, ThresholdedGradients
-from training.methods.structured_dropout import StructuredDropout
+from gradsieve.fpga.device import Device
+from gradsieve.golden.backward import backward
+from gradsieve.golden.quantize import dequantize, quantize_tape, quantize_weights
+from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape
+from gradsieve.hw.config import ConfigError, EngineConfig, make
+from gradsieve.training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sieves import (
+    Dense,
+    GradientSieve,
+    StochasticRows,
+    StructuredGradients,
+    ThresholdedGradients,
+)
+from gradsieve.training.methods.structured_dropout import StructuredDropout
 
 Devices = Callable[[EngineConfig], Device]
 

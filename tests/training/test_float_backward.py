@@ -13,16 +13,16 @@ import torch
 from torch import Tensor
 from torch.autograd.gradcheck import GradcheckError
 
-import training.float_backward
-import training.forward
-from golden.types import SieveMode
-from training.engines import FloatEngine
-from training.float_backward import FloatBackward, Kept, LayerGradients, Upstream, Workspace
-from training.forward import LayerTape, compaction_pays, forward
-from training.lstm import SievedLSTM
-from training.methods.masks import WeightMasks
-from training.methods.sieves import StructuredGradients
-from training.methods.structured_dropout import ColumnMasks, StructuredDropout
+import gradsieve.training.float_backward
+import gradsieve.training.forward
+from gradsieve.golden.types import SieveMode
+from gradsieve.training.engines import FloatEngine
+from gradsieve.training.float_backward import FloatBackward, Kept, LayerGradients, Upstream, Workspace
+from gradsieve.training.forward import LayerTape, compaction_pays, forward
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.methods.structured_dropout import ColumnMasks, StructuredDropout
 
 MODES = list(SieveMode)
 
@@ -179,7 +179,7 @@ def test_against_a_plain_loop(
     for tau in (0.0, *thresholds(of)) if mode != SieveMode.DENSE else (0.0,):
         expected, tape = reference(of, mode, tau, lanes), of.tape()
         for rule in (recorded, *(forced(*answers) for answers in rules)):
-            monkeypatch.setattr(training.float_backward, "compaction_pays", rule)
+            monkeypatch.setattr(gradsieve.training.float_backward, "compaction_pays", rule)
             assert_as_reference(of, of.run(mode, tau, lanes, workspace, tape), expected)
     if mode == SieveMode.ELEMENT or (mode == SieveMode.ROW and lanes == 7):
         assert set(chosen) == {True, False}  # both ways were taken unforced
@@ -199,7 +199,7 @@ def test_forward_by_columns(p: tuple[float, float], monkeypatch: pytest.MonkeyPa
     torch.testing.assert_close((tape.hs[1:], tape.hs[-1:], tape.cs[-1:]), (y, h, c))
     tapes = []
     for pays in (True, False):
-        monkeypatch.setattr(training.forward, "compaction_pays", lambda share, batch, pays=pays: pays)
+        monkeypatch.setattr(gradsieve.training.forward, "compaction_pays", lambda share, batch, pays=pays: pays)
         tapes.append(of.tape())
     for name, value in vars(tapes[0]).items():
         torch.testing.assert_close(getattr(tapes[1], name), value, rtol=1e-10, atol=1e-12)
@@ -225,7 +225,7 @@ def test_wide_batches_choose_columns(monkeypatch: pytest.MonkeyPatch) -> None:
         taken.append(compaction_pays(share, batch))
         return taken[-1]
 
-    monkeypatch.setattr(training.float_backward, "compaction_pays", recorded)
+    monkeypatch.setattr(gradsieve.training.float_backward, "compaction_pays", recorded)
     for B in (64, 4):
         of = case(3, B, p=(0.5, 0.5))
         assert_as_reference(of, of.run(SieveMode.DENSE, 0.0, B), reference(of, SieveMode.DENSE, 0.0, B))
@@ -339,7 +339,7 @@ def test_gradcheck_dense(bidirectional: bool) -> None:
 
 @pytest.mark.parametrize("columns", [True, False])
 def test_gradcheck_with_structured_dropout(columns: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    for place in (training.forward, training.float_backward):
+    for place in (gradsieve.training.forward, gradsieve.training.float_backward):
         monkeypatch.setattr(place, "compaction_pays", lambda share, batch: columns)
     lstm, inputs = module()
     lstm.column_dropout = StructuredDropout(input=0.4, hidden=0.4, columns=2)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from training.language_model import EMBEDDING_SPREAD, LanguageModel, evaluate
-from training.text import TextError
+from gradsieve.training.language_model import EMBEDDING_SPREAD, LanguageModel, evaluate
+from gradsieve.training.text import TextError
 
 V, I, H = 11, 5, 7
 

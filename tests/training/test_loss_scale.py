@@ -6,9 +6,9 @@ import math
 
 import pytest
 
-from golden.types import Saturations
-from hw.formats import FixedPoint
-from training.loss_scale import FORGET, HEADROOM, MOST_HEADROOM, RELAX, LossScale
+from gradsieve.golden.types import Saturations
+from gradsieve.hw.formats import FixedPoint
+from gradsieve.training.loss_scale import FORGET, HEADROOM, MOST_HEADROOM, RELAX, LossScale
 
 FORM = FixedPoint(width=16, fraction=12)
 LIMIT = 32767 / 4096

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from training.engines import BackwardPass, FloatEngine
-from training.float_backward import LayerGradients
-from training.lstm import SievedLSTM
-from training.methods.masks import WeightMasks
-from training.methods.sieves import StructuredGradients
-from training.statistics import PassStatistics
+from gradsieve.training.engines import BackwardPass, FloatEngine
+from gradsieve.training.float_backward import LayerGradients
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.statistics import PassStatistics
 
 I, H = 3, 4
 COARSE: dict[str, Any] = {"rtol": 0.1, "atol": 0.05}

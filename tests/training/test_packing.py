@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
-from training.packing import Segment, Segments, reversal
+from gradsieve.training.packing import Segment, Segments, reversal
 
 LENGTHS = st.lists(st.integers(1, 9), min_size=1, max_size=7)
 

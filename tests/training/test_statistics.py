@@ -11,12 +11,18 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from training.engines import PROBE, FloatEngine, LayerState, sieving_pays
-from training.lstm import KEPT_STATISTICS, SievedLSTM
-from training.methods.masks import WeightMasks
-from training.methods.sieves import Dense, GradientSieve, StochasticRows, StructuredGradients, ThresholdedGradients
-from training.methods.structured_dropout import StructuredDropout
-from training.statistics import PassStatistics
+from gradsieve.training.engines import PROBE, FloatEngine, LayerState, sieving_pays
+from gradsieve.training.lstm import KEPT_STATISTICS, SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sieves import (
+    Dense,
+    GradientSieve,
+    StochasticRows,
+    StructuredGradients,
+    ThresholdedGradients,
+)
+from gradsieve.training.methods.structured_dropout import StructuredDropout
+from gradsieve.training.statistics import PassStatistics
 
 
 def statistics(

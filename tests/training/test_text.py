@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from gradsieve.options import error_status
-from training.text import Corpus, Streams, TextError, Vocabulary, read_text, side_by_side, source_name, split
+from gradsieve.cli.options import error_status
+from gradsieve.training.text import Corpus, Streams, TextError, Vocabulary, read_text, side_by_side, source_name, split
 
 WORDS = "b a b <unk> \n\n  \n a\tb  c d\nc c <unk> e\n"
 
@@ -44,7 +44,7 @@ def test_a_text_that_cannot_be_read_is_an_error_of_status_1(tmp_path: Path) -> N
 
 
 def test_errors_are_told_apart_without_loading_pytorch() -> None:
-    program = "import sys, training.text; sys.exit('torch' in sys.modules)"
+    program = "import sys, gradsieve.training.text; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parents[2]).returncode == 0
 
 

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hw.config import ConfigError
-from training.checkpoint import load_checkpoint, save_checkpoint
-from training.errors import SettingsError, TrainingError
-from training.reports.report import read_result
-from training.settings import Settings, make, merge
-from training.text import TextError
-from training.trainer import CHECKPOINT, REPORT, RESULT, Trainer, train
+from gradsieve.hw.config import ConfigError
+from gradsieve.training.checkpoint import load_checkpoint, save_checkpoint
+from gradsieve.training.errors import SettingsError, TrainingError
+from gradsieve.training.reports.report import read_result
+from gradsieve.training.settings import Settings, make, merge
+from gradsieve.training.text import TextError
+from gradsieve.training.trainer import CHECKPOINT, REPORT, RESULT, Trainer, train
 
 TINY: dict[str, Any] = {
     "text": {"valid_tokens": 600},

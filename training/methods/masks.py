@@ -45,7 +45,7 @@ class WeightMasks:
         return weight * known[2]
 
     def blocks(self, layer: str, rows: int, widths: tuple[int, int]) -> Tensor:
-        """The bitmap of a layer as in `golden.types.Masks.block`: (4H, tiles of x, then of h) bool."""
+        """The bitmap of a layer as in `gradsieve.golden.types.Masks.block`: (4H, tiles of x, then of h) bool."""
         parts = []
         for kind, width in zip(("ih", "hh"), widths, strict=True):
             mask = self.masks.get(f"weight_{kind}_{layer}")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.methods.sparse_weights import check_keys, check_mask, restored_generator
+from gradsieve.training.methods.sparse_weights import check_keys, check_mask, restored_generator
 
 EPSILON = 1e-20
 """Added to s(1-s) under the root, as in the authors' code: no division by zero where s is 0 or 1."""

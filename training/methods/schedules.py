@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from training.methods.sieves import Dense, GradientSieve, SieveError
+from gradsieve.training.methods.sieves import Dense, GradientSieve, SieveError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from golden.types import SieveMode
-from hw.config import MAX_SHIFT
+from gradsieve.golden.types import SieveMode
+from gradsieve.hw.config import MAX_SHIFT
 
 LARGEST_GAIN = 2.0**MAX_SHIFT
 """A row that would need more is dropped."""
@@ -96,8 +96,8 @@ class StructuredGradients(GradientSieve):
     """Whole gate rows of a batch tile are dropped if none of their lanes reaches tau.
 
     After Zhu et al. 2018 (structured sparsity in the gate gradients, mixed with dense training, for which see
-    `training.methods.schedules`); the paper's structure and score are not known: the row, and its largest magnitude,
-    are ours.
+    `gradsieve.training.methods.schedules`); the paper's structure and score are not known: the row, and its largest
+    magnitude, are ours.
     """
 
     mode = SieveMode.ROW

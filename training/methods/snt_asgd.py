@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from training.methods.sparse_weights import check_keys, check_mask
+from gradsieve.training.methods.sparse_weights import check_keys, check_mask
 
 ByParameter = Mapping[Any, Tensor]
 """Tensors by the parameters that they belong to."""

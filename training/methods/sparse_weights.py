@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from training.methods.masks import expand_blocks
+from gradsieve.training.methods.masks import expand_blocks
 
 Distribution = Literal["uniform", "er"]
 """How the budget is spread over the weights: the same density for each, or by Erdős-Rényi."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from training.methods.masks import expand_blocks
+from gradsieve.training.methods.masks import expand_blocks
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class ColumnMasks:
         return x, h
 
     def tiles(self) -> Tensor:
-        """(T, x tiles + h tiles) bool, as `golden.types.Masks.column`."""
+        """(T, x tiles + h tiles) bool, as `gradsieve.golden.types.Masks.column`."""
         steps = len(self.x if self.x is not None else self.h)  # type: ignore[arg-type]
         parts = [
             torch.ones(steps, -(-n // self.columns), dtype=torch.bool) if m is None else m

@@ -13,12 +13,12 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
-from hw.config import GATES
-from rtl_gen.files import write_text
-from training.history import LayerRecord, Record, Result, Work
-from training.reports import report_plots as plots
-from training.reports.report_plots import Panel, count, number, percent, superscript
-from training.text import source_name
+from gradsieve.hw.config import GATES
+from gradsieve.rtl_gen.files import write_text
+from gradsieve.training.history import LayerRecord, Record, Result, Work
+from gradsieve.training.reports import report_plots as plots
+from gradsieve.training.reports.report_plots import Panel, count, number, percent, superscript
+from gradsieve.training.text import source_name
 
 TEMPLATE = "report.html.jinja"
 NONE = "–"

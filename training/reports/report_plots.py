@@ -16,8 +16,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from hw.config import GATES
-from training.history import LayerRecord, Record, Result
+from gradsieve.hw.config import GATES
+from gradsieve.training.history import LayerRecord, Record, Result
 
 SIZE = (420 / 72, 250 / 72)
 """Inches of 72 points: near the width of a phone, so that no text gets small there."""

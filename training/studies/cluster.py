@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock
 
-from training.errors import SettingsError, TrainingError
-from training.history import Result
-from training.reports.report import read_result
-from training.settings import Settings, make
-from training.studies.study import Study, Task
+from gradsieve.training.errors import SettingsError, TrainingError
+from gradsieve.training.history import Result
+from gradsieve.training.reports.report import read_result
+from gradsieve.training.settings import Settings, make
+from gradsieve.training.studies.study import Study, Task
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -53,7 +53,7 @@ class ClusterError(TrainingError):
 
 
 class Train(Protocol):
-    """A function such as `training.trainer.train`, of a module that the workers can import.
+    """A function such as `gradsieve.training.trainer.train`, of a module that the workers can import.
 
     It leaves a finished `result.json` in `folder`, or an unfinished one after `stop` said so.
     """

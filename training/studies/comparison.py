@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from training.history import Record, Result
-from training.studies.cluster import Outcome
-from training.studies.study import Study
+from gradsieve.training.history import Record, Result
+from gradsieve.training.studies.cluster import Outcome
+from gradsieve.training.studies.study import Study
 
 NOT_REACHED = math.inf
 """The cost of a loss that a training never came to."""

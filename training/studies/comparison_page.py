@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from rtl_gen.files import write_text
-from training.history import Record
-from training.reports import report_plots as plots
-from training.reports.report_plots import Line, Panel
-from training.studies import comparison_table as table
-from training.studies.comparison import Comparison, Row
+from gradsieve.rtl_gen.files import write_text
+from gradsieve.training.history import Record
+from gradsieve.training.reports import report_plots as plots
+from gradsieve.training.reports.report_plots import Line, Panel
+from gradsieve.training.studies import comparison_table as table
+from gradsieve.training.studies.comparison import Comparison, Row
 
 TEMPLATE = "comparison.html.jinja"
 BAND = 0.18

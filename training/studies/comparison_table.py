@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from training.reports.report_plots import GAP
-from training.studies.comparison import COSTS, FIGURES, RESULTS, Comparison, Figure, Row
+from gradsieve.training.reports.report_plots import GAP
+from gradsieve.training.studies.comparison import COSTS, FIGURES, RESULTS, Comparison, Figure, Row
 
 NONE = "–"
 NOT_REACHED = "not reached"

@@ -12,9 +12,9 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from hw.validation import explain
-from training.errors import SettingsError
-from training.settings import Settings, make, merge, read_toml
+from gradsieve.hw.validation import explain
+from gradsieve.training.errors import SettingsError
+from gradsieve.training.settings import Settings, make, merge, read_toml
 
 SECTIONS = tuple(name for name in Settings.model_fields if name != "name")
 PATHS = (("text", "file"), ("text", "valid"), ("engine", "config"))

@@ -6,14 +6,14 @@ import re
 
 import pytest
 
-from fpga.boards import top
-from fpga.boards.board import BAUD_TOLERANCE, DIVISOR_MIN, LED_SIGNALS, Board, BoardError
-from fpga.boards.registry import BOARDS, board
-from fpga.parts import part_named
-from fpga.toolchain import fit
-from fpga.toolchain.build import Design, prepare
-from fpga.toolchain.flows import FLOWS
-from hw.config import preset
+from gradsieve.fpga.boards import top
+from gradsieve.fpga.boards.board import BAUD_TOLERANCE, DIVISOR_MIN, LED_SIGNALS, Board, BoardError
+from gradsieve.fpga.boards.registry import BOARDS, board
+from gradsieve.fpga.parts import part_named
+from gradsieve.fpga.toolchain import fit
+from gradsieve.fpga.toolchain.build import Design, prepare
+from gradsieve.fpga.toolchain.flows import FLOWS
+from gradsieve.hw.config import preset
 from tests.fpga.small_core import SmallCore
 
 every_board = pytest.mark.parametrize("each", BOARDS.values(), ids=BOARDS)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fpga.boards.ecp5_pll import Ecp5Pll
-from fpga.boards.gowin_pll import OUTPUT_DIVIDERS, GowinPll
-from fpga.boards.pll import ClockError, Pll
-from fpga.boards.xilinx_pll import XilinxPll
+from gradsieve.fpga.boards.ecp5_pll import Ecp5Pll
+from gradsieve.fpga.boards.gowin_pll import OUTPUT_DIVIDERS, GowinPll
+from gradsieve.fpga.boards.pll import ClockError, Pll
+from gradsieve.fpga.boards.xilinx_pll import XilinxPll
 
 MHZ = 1_000_000
 INPUTS = st.sampled_from((25 * MHZ, 27 * MHZ, 48 * MHZ, 100 * MHZ))

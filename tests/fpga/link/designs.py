@@ -8,12 +8,12 @@ from amaranth.hdl import Module, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from fpga.boards.top import LEDS
-from fpga.link.serial_link import SerialLink
-from hw.packet_closer import closed_beat_layout
-from hw.register_file import SLAVE_ERROR, axi_lite_signature
-from hw.register_slice import RegisterSlice
-from hw.registers import BY_NAME
+from gradsieve.fpga.boards.top import LEDS
+from gradsieve.fpga.link.serial_link import SerialLink
+from gradsieve.hw.packet_closer import closed_beat_layout
+from gradsieve.hw.register_file import SLAVE_ERROR, axi_lite_signature
+from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.registers import BY_NAME
 
 DIVISOR = 4
 ID, STATUS = BY_NAME["ID"].offset, BY_NAME["STATUS"].offset

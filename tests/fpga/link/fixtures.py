@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from fpga.boards.top import board_verilog
-from fpga.link.protocol import FrameReader, Response, parse_response
-from fpga.link.session import BITS_A_BYTE
-from fpga.serial_port import SerialTransport
-from fpga.virtual_board import HEARTBEAT_BITS
-from hw.config import EngineConfig
-from rtl_gen.verilog import component_verilog
+from gradsieve.fpga.boards.top import board_verilog
+from gradsieve.fpga.link.protocol import FrameReader, Response, parse_response
+from gradsieve.fpga.link.session import BITS_A_BYTE
+from gradsieve.fpga.serial_port import SerialTransport
+from gradsieve.fpga.virtual_board import HEARTBEAT_BITS
+from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.verilog import component_verilog
 from tests.fpga.link.designs import DIVISOR, StubBoard
 from tests.fpga.link.port import CYCLES_A_SECOND, BoardPort
 

@@ -10,10 +10,10 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-import fpga
-from fpga.verilated import Wrapper, build
+import gradsieve.fpga
+from gradsieve.fpga.verilated import Wrapper, build
 
-_FPGA = Path(fpga.__file__).parent
+_FPGA = Path(gradsieve.fpga.__file__).parent
 WRAPPER = Wrapper("board", _FPGA / "virtual_board.cpp", (_FPGA / "uart.h",))
 """That of the virtual board, so that both share what is built of an engine's."""
 CYCLES_A_SECOND = 1_000_000
@@ -84,7 +84,7 @@ class Faults:
 
 
 class BoardPort:
-    """What `fpga.serial_port.SerialTransport` needs of a port, over a simulated board and its simulated time.
+    """What `gradsieve.fpga.serial_port.SerialTransport` needs of a port, over a simulated board and its simulated time.
 
     What the host sends before `deaf_until` is lost; at `reset_at` the board is reset; from `unplug_at` on every
     operation fails as the operating system lets it fail.

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from fpga import bitstream
-from fpga.boards import top
-from fpga.boards.registry import board
-from fpga.toolchain import build as module
-from fpga.toolchain.build import BuildError, build
-from fpga.toolchain.report import BuildReport
-from hw.config import preset
-from rtl_gen.tools import run
+from gradsieve.fpga import bitstream
+from gradsieve.fpga.boards import top
+from gradsieve.fpga.boards.registry import board
+from gradsieve.fpga.toolchain import build as module
+from gradsieve.fpga.toolchain.build import BuildError, build
+from gradsieve.fpga.toolchain.report import BuildReport
+from gradsieve.hw.config import preset
+from gradsieve.rtl_gen.tools import run
 from tests.fpga.small_core import SmallCore
 
 ULX3S = board("ulx3s")

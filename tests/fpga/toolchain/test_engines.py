@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from fpga import bitstream
-from fpga.boards.registry import board
-from fpga.toolchain.build import build
-from hw.config import preset
+from gradsieve.fpga import bitstream
+from gradsieve.fpga.boards.registry import board
+from gradsieve.fpga.toolchain.build import build
+from gradsieve.hw.config import preset
 
 
 def test_bitstream_of_an_engine(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fpga.boards.registry import BOARDS
-from fpga.toolchain.floorplan import Site, ecp5_sites, floorplan
+from gradsieve.fpga.boards.registry import BOARDS
+from gradsieve.fpga.toolchain.floorplan import Site, ecp5_sites, floorplan
 
 KIND = "MULT18X18D"
 GRID = {KIND: tuple(Site(f"X{x}/Y{y}/MULT18_0", x, y) for y in (10, 34) for x in range(0, 120, 5))}

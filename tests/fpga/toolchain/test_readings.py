@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from fpga.boards.registry import board
-from fpga.toolchain import fit
-from fpga.toolchain.critical_path import critical_path, readable
-from fpga.toolchain.fit import DoesNotFit
-from fpga.toolchain.flows import APICULA, TRELLIS, VIVADO
-from fpga.toolchain.progress import Follower
-from hw.config import preset
-from rtl_gen.tools import ToolFailed, reason_of, run
-from rtl_gen.verilator import ToolError
+from gradsieve.fpga.boards.registry import board
+from gradsieve.fpga.toolchain import fit
+from gradsieve.fpga.toolchain.critical_path import critical_path, readable
+from gradsieve.fpga.toolchain.fit import DoesNotFit
+from gradsieve.fpga.toolchain.flows import APICULA, TRELLIS, VIVADO
+from gradsieve.fpga.toolchain.progress import Follower
+from gradsieve.hw.config import preset
+from gradsieve.rtl_gen.tools import ToolFailed, reason_of, run
+from gradsieve.rtl_gen.verilator import ToolError
 
 
 def _step(kind: str, delay: float, source: str, target: str) -> dict[str, object]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from training.engines import FloatEngine
-from training.lstm import SievedLSTM
-from training.methods.masks import WeightMasks, expand_blocks
-from training.methods.sieves import StructuredGradients
+from gradsieve.training.engines import FloatEngine
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks, expand_blocks
+from gradsieve.training.methods.sieves import StructuredGradients
 
 I, H, R = 5, 6, 4
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.methods.sampled_masks import SampledMasks, project
+from gradsieve.training.methods.sampled_masks import SampledMasks, project
 
 S = [0.2, 0.7, 0.45]
 """Probabilities of the enumerated example: two in the first group, one in the second."""

@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 
-from training.methods.schedules import MixedTraining
-from training.methods.sieves import Dense, SieveError, StochasticRows, StructuredGradients, ThresholdedGradients
+from gradsieve.training.methods.schedules import MixedTraining
+from gradsieve.training.methods.sieves import (
+    Dense,
+    SieveError,
+    StochasticRows,
+    StructuredGradients,
+    ThresholdedGradients,
+)
 
 SIEVE = StructuredGradients(tau=0.5)
 

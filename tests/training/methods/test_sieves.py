@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from golden.types import SieveMode
-from training.lstm import SievedLSTM
-from training.methods.sieves import (
+from gradsieve.golden.types import SieveMode
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.sieves import (
     METHODS,
     Dense,
     GradientSieve,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.methods.snt_asgd import SNTASGD
+from gradsieve.training.methods.snt_asgd import SNTASGD
 
 FALLING_THEN_UP = [5.0, 4.0, 3.0, 2.0, 1.5, 1.2, 6.0]
 """The seventh loss is the first with more than five before it, and it is above the first of them."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.methods.sparse_weights import Distribution, DynamicSparseTraining
+from gradsieve.training.methods.sparse_weights import Distribution, DynamicSparseTraining
 
 SHAPES = {"w_ih": (12, 10), "w_hh": (12, 3)}
 

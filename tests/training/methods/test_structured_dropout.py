@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from training.engines import FloatEngine
-from training.lstm import SievedLSTM
-from training.methods.masks import WeightMasks
-from training.methods.sieves import StructuredGradients
-from training.methods.structured_dropout import ColumnDropout, ColumnMasks, StructuredDropout
+from gradsieve.training.engines import FloatEngine
+from gradsieve.training.lstm import SievedLSTM
+from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.methods.structured_dropout import ColumnDropout, ColumnMasks, StructuredDropout
 
 CONFIDENCE = 1e-6
 """Probability that correct code fails one of the statistical tests, all its figures together (two-sided)."""

@@ -9,8 +9,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from training.history import LayerRecord, Record, Result, Work
-from training.reports.report import write_report
+from gradsieve.training.history import LayerRecord, Record, Result, Work
+from gradsieve.training.reports.report import write_report
 
 LOSSES = ["Loss against steps", "Loss against backward MACs", "Loss against engine cycles"]
 ROWS = ["Rows kept by gate", "Rows kept by layer"]

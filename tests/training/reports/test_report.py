@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from gradsieve.training.history import Work
+from gradsieve.training.reports import report_plots
+from gradsieve.training.reports.report import as_toml, read_result, write_report, write_result
 from tests.training.reports.report_page import (
     LOSSES,
     MAPS,
@@ -22,9 +25,6 @@ from tests.training.reports.report_page import (
     result,
     synthetic,
 )
-from training.history import Work
-from training.reports import report_plots
-from training.reports.report import as_toml, read_result, write_report, write_result
 
 
 def test_figures_of_the_tiles(tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ import pytest
 from matplotlib import colormaps
 from PIL import Image
 
+from gradsieve.training.history import Record
+from gradsieve.training.reports import report_plots
 from tests.training.reports.report_page import LOSSES, MAPS, NUMBERS, ROWS, layer, page, record, result
-from training.history import Record
-from training.reports import report_plots
 
 
 def test_plots_show_the_records(tmp_path: Path) -> None:

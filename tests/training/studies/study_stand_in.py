@@ -1,4 +1,4 @@
-"""A fast stand-in for `training.trainer.train`, which workers import, and small studies and hand-written results."""
+"""A fast stand-in for `gradsieve.training.trainer.train`, which workers import; small studies and results."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from training.history import Record, Result, Work
-from training.reports.report import write_result
-from training.settings import Settings
-from training.studies.study import Study, make_study
+from gradsieve.training.history import Record, Result, Work
+from gradsieve.training.reports.report import write_result
+from gradsieve.training.settings import Settings
+from gradsieve.training.studies.study import Study, make_study
 
 CALLS = "calls"
 HERE = Path("/nowhere")

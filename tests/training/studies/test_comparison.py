@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from gradsieve.training.studies.cluster import Outcome
+from gradsieve.training.studies.comparison import FIGURES, NOT_REACHED, compare, cost_to_reach
+from gradsieve.training.studies.comparison_page import course, write_page
+from gradsieve.training.studies.comparison_table import TABLES, as_json, as_markdown, cells
+from gradsieve.training.studies.study import Study
 from tests.training.reports.report_page import Page
 from tests.training.studies.study_stand_in import dense, record, result, study
-from training.studies.cluster import Outcome
-from training.studies.comparison import FIGURES, NOT_REACHED, compare, cost_to_reach
-from training.studies.comparison_page import course, write_page
-from training.studies.comparison_table import TABLES, as_json, as_markdown, cells
-from training.studies.study import Study
 
 BASE = {
     1: [

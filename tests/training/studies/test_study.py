@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 
-import training.trainer
+import gradsieve.training.trainer
+from gradsieve.training.errors import SettingsError
+from gradsieve.training.settings import make
+from gradsieve.training.studies.cluster import ClusterError, Outcome, attempt, finished, run_study
+from gradsieve.training.studies.comparison import compare
+from gradsieve.training.studies.comparison_table import TABLES, cells
+from gradsieve.training.studies.study import make_study, read_study
 from tests.training.studies import study_stand_in as stand_in
 from tests.training.studies.study_stand_in import HERE, dense, study
-from training.errors import SettingsError
-from training.settings import make
-from training.studies.cluster import ClusterError, Outcome, attempt, finished, run_study
-from training.studies.comparison import compare
-from training.studies.comparison_table import TABLES, cells
-from training.studies.study import make_study, read_study
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +254,7 @@ def test_real_trainings_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
     }
     data = {"base": small, "run": [dense(), {"name": "row", "sieve": {"method": "row", "target": 0.5}}]}
     found = make_study(data, tmp_path, "study.toml")
-    outcomes = run_study(found, tmp_path / "out", training.trainer.train, workers=1)
+    outcomes = run_study(found, tmp_path / "out", gradsieve.training.trainer.train, workers=1)
     assert [o.error for o in outcomes] == ["", ""]
     assert all(o.result is not None and o.result.last.step == 6 for o in outcomes)
     rows = compare(found, outcomes).rows
@@ -262,5 +262,5 @@ def test_real_trainings_on_a_cluster_of_this_machine(tmp_path: Path) -> None:
     assert rows[0].cells["loss_change"].mean == 0
     assert (rows[1].cells["macs_ratio"].mean or 0) > 1
     assert all(cell.values for cell in rows[1].cells.values())
-    again = run_study(found, tmp_path / "out", training.trainer.train, scheduler="tcp://127.0.0.1:1")
+    again = run_study(found, tmp_path / "out", gradsieve.training.trainer.train, scheduler="tcp://127.0.0.1:1")
     assert [o.reused for o in again] == [True, True]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     CommandError,
     ConfigArgument,
     JsonOption,
@@ -24,7 +24,7 @@ from gradsieve.options import (
 )
 
 if TYPE_CHECKING:
-    from fpga.virtual_board import VirtualBoard
+    from gradsieve.fpga.virtual_board import VirtualBoard
 
 
 def command(
@@ -52,8 +52,8 @@ def command(
 
     gradsieve deploy --port /tmp/board --check --preset tiny  # in another terminal
     """
-    from fpga.boards.board import DIVISOR_MIN
-    from fpga.virtual_board import VirtualBoard
+    from gradsieve.fpga.boards.board import DIVISOR_MIN
+    from gradsieve.fpga.virtual_board import VirtualBoard
 
     if not virtual:
         raise UsageError("only a virtual board can be run: give --virtual (gradsieve deploy loads a real one)")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from gradsieve.cli import main
-from training import speed
-from training.speed import Pair, Sized
+from gradsieve.cli.application import main
+from gradsieve.training import speed
+from gradsieve.training.speed import Pair, Sized
 
 
 def pair(speedup: float) -> Pair:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     BoardOption,
     CommandError,
     ConfigArgument,
@@ -23,7 +23,7 @@ from gradsieve.options import (
 )
 
 if TYPE_CHECKING:
-    from fpga.toolchain.report import BuildReport
+    from gradsieve.fpga.toolchain.report import BuildReport
 
 REMARKS = (0.2, 20.0)
 """Least seconds between two remarks on one stage: on a terminal, and in a log."""
@@ -55,8 +55,8 @@ def command(
 
     gradsieve build --board ulx3s my_engine.toml --clock 80 -o build/my_engine
     """
-    from fpga.boards.registry import board as board_named
-    from fpga.toolchain.build import build
+    from gradsieve.fpga.boards.registry import board as board_named
+    from gradsieve.fpga.toolchain.build import build
 
     chosen = board_named(board)
     engine = chosen.config if config is None and preset is None else resolve_config(config, preset)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     CommandError,
     ConfigArgument,
     JsonOption,
@@ -21,10 +21,10 @@ from gradsieve.options import (
 )
 
 if TYPE_CHECKING:
-    from fpga.device import Device
-    from gradsieve.bench_case import Case
-    from gradsieve.bench_report import Bench, Level
-    from hw.config import EngineConfig
+    from gradsieve.cli.bench_case import Case
+    from gradsieve.cli.bench_report import Bench, Level
+    from gradsieve.fpga.device import Device
+    from gradsieve.hw.config import EngineConfig
 
 LIFETIME = ("LOAD_CYCLES", "READOUT_CYCLES")
 """Counters that go on from run to run."""
@@ -73,7 +73,7 @@ def command(
 
 
 def _finish(result: Bench, json: Path | None) -> None:
-    from gradsieve.bench_report import as_json, show
+    from gradsieve.cli.bench_report import as_json, show
 
     show(result, console())
     if json is not None:
@@ -127,11 +127,11 @@ def measure(config: EngineConfig, sizes: tuple[int, int, int, int], shares: list
     """
     with stages(f"simulator of {config.name}") as stage:
         stage("building, unless it is cached")
-        from fpga.device import Device
-        from fpga.simulator import Simulator
-        from gradsieve.bench_case import make_case
-        from gradsieve.bench_report import Bench
-        from gradsieve.progress import steps
+        from gradsieve.cli.bench_case import make_case
+        from gradsieve.cli.bench_report import Bench
+        from gradsieve.cli.progress import steps
+        from gradsieve.fpga.device import Device
+        from gradsieve.fpga.simulator import Simulator
 
         simulator = Simulator(config)
     seconds, cycles = 0.0, 0
@@ -155,8 +155,8 @@ def measure(config: EngineConfig, sizes: tuple[int, int, int, int], shares: list
 
 def _level(device: Device, case: Case, share: float, dense: Level | None) -> tuple[Level, float]:
     """One run against the golden model, and the thread time at which the engine was done."""
-    from golden.backward import backward
-    from gradsieve.bench_report import Level
+    from gradsieve.cli.bench_report import Level
+    from gradsieve.golden.backward import backward
 
     start = device.counters()
     gradients = device.backward(case.weights, case.tape, case.sieve)

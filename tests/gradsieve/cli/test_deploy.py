@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import fpga.check
-from fpga.parts import part_named
-from golden.backward import backward
-from golden.types import Gradients
-from gradsieve.cli import main
+import gradsieve.fpga.check
+from gradsieve.cli.application import main
+from gradsieve.fpga.parts import part_named
+from gradsieve.golden.backward import backward
+from gradsieve.golden.types import Gradients
 from tests.fpga.loading import ecp5_bitstream, loader_environment
 from tests.fpga.virtual import CONFIG, BoardProcess
 from tests.fpga.xvc import Ecp5, XvcServer
@@ -88,8 +88,8 @@ def test_a_wrong_result_is_status_1_and_says_which(
         gradients.dw_hh[0, :3] += 1
         return gradients
 
-    monkeypatch.setattr(fpga.check, "backward", wrong)
-    monkeypatch.setattr(fpga.check, "SIZES_MAX", SMALL)
+    monkeypatch.setattr(gradsieve.fpga.check, "backward", wrong)
+    monkeypatch.setattr(gradsieve.fpga.check, "SIZES_MAX", SMALL)
     assert main(["deploy", "--preset", "tiny", "--port", port, "--check"]) == 1
     assert "row.dw_hh: 3 differ from golden" in capsys.readouterr().out
 
@@ -114,7 +114,7 @@ def test_a_bitstream_is_loaded_and_the_engine_checked(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     board, arguments = cable
-    monkeypatch.setattr(fpga.check, "SIZES_MAX", SMALL)
+    monkeypatch.setattr(gradsieve.fpga.check, "SIZES_MAX", SMALL)
     file = tmp_path / "result.json"
     command = ["deploy", "--board", "ulx3s", "--bitstream", str(bit), "--cable", arguments, "--preset", "tiny"]
     assert main([*command, "--port", port, "--json", str(file)]) == 0

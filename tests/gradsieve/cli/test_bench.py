@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 import torch
 
-import golden.backward
-import gradsieve.bench_case
-from fpga.device import Device
-from golden.types import Gradients, SieveMode
-from gradsieve import bench
-from gradsieve.bench_case import make_case, rows_of_share
-from gradsieve.cli import main
-from gradsieve.options import CommandError
-from hw.config import make, preset
+import gradsieve.cli.bench_case
+import gradsieve.golden.backward
+from gradsieve.cli import bench
+from gradsieve.cli.application import main
+from gradsieve.cli.bench_case import make_case, rows_of_share
+from gradsieve.cli.options import CommandError
+from gradsieve.fpga.device import Device
+from gradsieve.golden.types import Gradients, SieveMode
+from gradsieve.hw.config import make, preset
 
 LAYER = (7, 5, 5, 3)
 
@@ -44,7 +44,7 @@ def test_figures_are_those_of_the_golden_model_and_of_each_other(
     assert dense["indices"] == 2 * 28 * (3 + 4) * 3 * 3
     for level in result["levels"]:
         case = make_case(config, LAYER, level["kept"], 3)
-        expected = golden.backward.backward(config, case.weights, case.tape, case.sieve)
+        expected = gradsieve.golden.backward.backward(config, case.weights, case.tape, case.sieve)
         rows = max(1, round(level["kept"] * 28)) * 3 * 3
         assert level["rows_kept"] == int(expected.rows_kept.sum()) == rows
         assert level["rows"] == 28 * 3 * 3
@@ -87,7 +87,7 @@ def test_synthetic_runs_keep_exactly_the_chosen_rows(name: str, share: float) ->
     case = make_case(config, sizes, share, seed=1)
     assert bool((case.rows.sum(dim=-1) == rows_of_share(share, 8)).all())
     assert (case.sieve.mode == SieveMode.DENSE) == (share == 1)
-    result = golden.backward.backward(config, case.weights, case.tape, case.sieve)
+    result = gradsieve.golden.backward.backward(config, case.weights, case.tape, case.sieve)
     assert torch.equal(result.rows_kept, case.rows)
     assert result.saturations.gate == result.saturations.error == 0
     again = make_case(config, sizes, share, seed=1)
@@ -155,13 +155,13 @@ def test_unknown_preset_and_two_configs_are_refused(capsys: pytest.CaptureFixtur
 def test_differences_from_the_golden_model_are_counted_and_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    right = golden.backward.backward
+    right = gradsieve.golden.backward.backward
 
     def wrong(*arguments: Any) -> Gradients:
         result = right(*arguments)
         return replace(result, db=result.db + (torch.arange(len(result.db)) < 3).long())
 
-    monkeypatch.setattr(golden.backward, "backward", wrong)
+    monkeypatch.setattr(gradsieve.golden.backward, "backward", wrong)
     file = tmp_path / "bench.json"
     assert main(["bench", "-p", "tiny", "--layer", "4,4,2,2", "--kept", "1,0.5", "--json", str(file)]) == 1
     assert "error: 6 values differ from the golden model" in capsys.readouterr().err
@@ -171,11 +171,11 @@ def test_differences_from_the_golden_model_are_counted_and_fail(
 def test_nothing_is_reported_if_other_rows_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def other(*arguments: Any) -> gradsieve.bench_case.Case:
+    def other(*arguments: Any) -> gradsieve.cli.bench_case.Case:
         case = make_case(*arguments)
         return replace(case, rows=case.rows.roll(1, dims=-1)) if case.sieve.mode else case
 
-    monkeypatch.setattr(gradsieve.bench_case, "make_case", other)
+    monkeypatch.setattr(gradsieve.cli.bench_case, "make_case", other)
     file = tmp_path / "bench.json"
     assert main(["bench", "-p", "tiny", "--layer", "4,4,2,2", "--kept", "0.5", "--json", str(file)]) == 1
     out, err = capsys.readouterr()
@@ -205,10 +205,10 @@ def test_default_layer_is_the_largest_that_stays_short() -> None:
 
 def test_help_imports_nothing_slow() -> None:
     script = (
-        "import sys; from gradsieve.cli import main; status = main([sys.argv[1], '--help']); "
+        "import sys; from gradsieve.cli.application import main; status = main([sys.argv[1], '--help']); "
         "slow = {'torch', 'amaranth', 'matplotlib'} & set(sys.modules); sys.exit(status or bool(slow))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     for verb in ("bench", "demo"):
         command = [sys.executable, "-c", script, verb]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)

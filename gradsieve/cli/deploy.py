@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     CommandError,
     ConfigArgument,
     JsonOption,
@@ -20,10 +20,10 @@ from gradsieve.options import (
 )
 
 if TYPE_CHECKING:
-    from fpga.boards.board import Board
-    from fpga.check import ModeCheck
-    from fpga.loader import Loaded
-    from hw.config import EngineConfig
+    from gradsieve.fpga.boards.board import Board
+    from gradsieve.fpga.check import ModeCheck
+    from gradsieve.fpga.loader import Loaded
+    from gradsieve.hw.config import EngineConfig
 
 
 def command(
@@ -94,7 +94,7 @@ def command(
     result: dict[str, Any] = {}
     chosen = None
     if board is not None:
-        from fpga.boards.registry import board as board_named
+        from gradsieve.fpga.boards.registry import board as board_named
 
         chosen = board_named(board)
     own = chosen.config if chosen is not None and config is None and preset is None else None
@@ -133,13 +133,13 @@ def _built(board: Board, engine: EngineConfig, asked: str) -> Path:
 
 
 def _usual_baud(board: Board | None) -> int:
-    from fpga.serial_port import BAUD
+    from gradsieve.fpga.serial_port import BAUD
 
     return BAUD if board is None else board.clocking().baud
 
 
 def _load(board: Board, file: Path, cable: str | None, write_flash: bool) -> Loaded:
-    from fpga.loader import load
+    from gradsieve.fpga.loader import load
 
     with stages(f"loading {board.title}") as progress:
         loaded = load(
@@ -153,9 +153,9 @@ def _load(board: Board, file: Path, cable: str | None, write_flash: bool) -> Loa
 
 
 def _check(engine: EngineConfig, port: str, baud: int, seed: int, steps: bool) -> list[ModeCheck]:
-    from fpga.check import check
-    from fpga.device import Device
-    from fpga.serial_port import SerialTransport
+    from gradsieve.fpga.check import check
+    from gradsieve.fpga.device import Device
+    from gradsieve.fpga.serial_port import SerialTransport
 
     transport = SerialTransport(port, baud)
     try:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from hw.config import EngineConfig
+from gradsieve.hw.config import EngineConfig
 
 STALLS = ("gates", "tape", "input", "drain", "output")
 """Causes of stalls, as in the counters STALL_*."""

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradsieve.options import JsonOption, UsageError, console, stages, write_json
+from gradsieve.cli.options import JsonOption, UsageError, console, stages, write_json
 
 if TYPE_CHECKING:
-    from training.history import Result
-    from training.settings import Settings
+    from gradsieve.training.history import Result
+    from gradsieve.training.settings import Settings
 
 INTERRUPTED = 130
 """Exit status of a training that Ctrl-C stopped, as of any interrupted command."""
@@ -71,7 +71,7 @@ def command(
     )
     with stages("train") as stage:
         stage("loading PyTorch")
-        from training.trainer import CHECKPOINT, train
+        from gradsieve.training.trainer import CHECKPOINT, train
 
     checkpoint = output / CHECKPOINT
     if checkpoint.exists() and not resume:
@@ -82,7 +82,7 @@ def command(
         raise UsageError(f"{checkpoint} is not there: leave --resume out to begin a training")
     if chosen.engine.kind == "simulated":
         _build_simulator(chosen)
-    from gradsieve.progress import counted
+    from gradsieve.cli.progress import counted
 
     total = chosen.training.steps
     with _interrupt() as stop, counted(f"training: {chosen.title}", total) as progress:
@@ -99,7 +99,7 @@ def command(
 
 def settings_of(config: Path | None, options: dict[str, dict[str, Any]]) -> Settings:
     """The settings of the file, overruled by the options that were given.  Raises SettingsError."""
-    from training.settings import make, merge, read_toml
+    from gradsieve.training.settings import make, merge, read_toml
 
     data = read_toml(config) if config is not None else {}
     given = {
@@ -118,8 +118,8 @@ def settings_of(config: Path | None, options: dict[str, dict[str, Any]]) -> Sett
 
 def _build_simulator(settings: Settings) -> None:
     """Build it under a name: it takes a minute or two the first time."""
-    from fpga.verilated import load
-    from training.trainer import engine_of
+    from gradsieve.fpga.verilated import load
+    from gradsieve.training.trainer import engine_of
 
     engine = engine_of(settings)
     with stages(f"simulator of {engine.name}") as stage:
@@ -147,7 +147,7 @@ def _interrupt() -> Iterator[threading.Event]:
 def _show(result: Result, folder: Path) -> None:
     from rich.table import Table
 
-    from training.trainer import REPORT, RESULT
+    from gradsieve.training.trainer import REPORT, RESULT
 
     last, work = result.last, result.last.work
     cycles = "counted by the RTL" if result.measured else "by the cycle model"

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from gradsieve.options import errors
+from gradsieve.cli.options import errors
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from importlib import import_module
 import typer
 from rich.markup import escape
 
-from gradsieve.options import error_status, errors
+from gradsieve.cli.options import error_status, errors
 
 VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare", "build", "board", "deploy")
 """Each is a module of this package whose function `command` is the verb; it imports what is slow only when it runs."""
@@ -45,7 +45,7 @@ def application() -> typer.Typer:
 
     root.__doc__ = None
     for verb in VERBS:
-        app.command(verb)(import_module(f"gradsieve.{verb}").command)
+        app.command(verb)(import_module(f"gradsieve.cli.{verb}").command)
     return app
 
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from distributed import LocalCluster
 
-import training.trainer
-from gradsieve import compare
-from gradsieve.cli import main
+import gradsieve.training.trainer
+from gradsieve.cli import compare
+from gradsieve.cli.application import main
+from gradsieve.training.studies import cluster
 from tests.training.studies import study_stand_in
-from training.studies import cluster
 
 STUDY = """
 seeds = [1, 2]
@@ -38,7 +38,7 @@ def scheduler() -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training.trainer, "train", study_stand_in.train)
+    monkeypatch.setattr(gradsieve.training.trainer, "train", study_stand_in.train)
 
 
 def write(folder: Path, text: str = STUDY) -> str:
@@ -109,7 +109,7 @@ def test_an_interrupt_says_how_to_go_on(
     assert not list(out.glob("runs/.stop*"))
     assert not (out / "comparison.json").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(training.trainer, "train", study_stand_in.train)
+    monkeypatch.setattr(gradsieve.training.trainer, "train", study_stand_in.train)
     assert main(arguments) == 0
     assert capsys.readouterr().err.count("finished before") >= 2
 

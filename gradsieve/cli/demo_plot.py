@@ -12,7 +12,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 
-from hw.config import GATES
+from gradsieve.hw.config import GATES
 
 INK, MUTED, BAR, IDEAL = "#222222", "#666666", "#4878a8", "#d1603d"
 DOTS_PER_INCH = 150

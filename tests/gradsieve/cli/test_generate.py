@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from gradsieve.cli import main
-from hw.config import preset
+from gradsieve.cli.application import main
+from gradsieve.hw.config import preset
 from tests.rtl_gen import stand_in
 
 
 @pytest.fixture(autouse=True)
 def small_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("hw.engine")
+    module = types.ModuleType("gradsieve.hw.engine")
     module.Engine = stand_in.Engine  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "hw.engine", module)
+    monkeypatch.setitem(sys.modules, "gradsieve.hw.engine", module)
 
 
 def test_preset_and_its_config_file_give_the_same_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +89,7 @@ def test_defects_keep_their_traceback(tmp_path: Path, monkeypatch: pytest.Monkey
     def fail(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("rtl_gen.generate.generate", fail)
+    monkeypatch.setattr("gradsieve.rtl_gen.generate.generate", fail)
     with pytest.raises(ZeroDivisionError):
         main(["generate", "--preset", "tiny", "-o", str(tmp_path / "d")])
 
@@ -105,17 +105,17 @@ def test_missing_verb_and_wrong_verb_are_status_2(capsys: pytest.CaptureFixture[
 
 def test_help_teaches_by_example_and_imports_nothing_slow() -> None:
     script = (
-        "import sys; from gradsieve.cli import main; status = main(['generate', '--help']); "
+        "import sys; from gradsieve.cli.application import main; status = main(['generate', '--help']); "
         "slow = {'torch', 'amaranth', 'systemrdl', 'matplotlib'} & set(sys.modules); sys.exit(status or bool(slow))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "gradsieve generate --preset tiny -o build/tiny" in done.stdout
 
 
 def test_module_is_the_command() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-m", "gradsieve", "generate", "--preset", "none", "-o", "x"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2

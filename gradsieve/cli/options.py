@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from hw.config import EngineConfig
+    from gradsieve.hw.config import EngineConfig
 
 ConfigArgument = Annotated[
     Path | None, typer.Argument(metavar="CONFIG.toml", help="Config file of the engine.", show_default=False)
@@ -57,13 +57,13 @@ class CommandError(Exception):
 
 def error_status(error: Exception) -> int | None:
     """The exit status of an error that the user can act on; None if the error is a defect of the program."""
-    from fpga.boards.board import BoardError
-    from fpga.errors import DeviceError
-    from hw.config import ConfigError
-    from rtl_gen.generate import GenerateError
-    from rtl_gen.verilator import ToolError
-    from training.errors import SettingsError, TrainingError
-    from training.text import TextError
+    from gradsieve.fpga.boards.board import BoardError
+    from gradsieve.fpga.errors import DeviceError
+    from gradsieve.hw.config import ConfigError
+    from gradsieve.rtl_gen.generate import GenerateError
+    from gradsieve.rtl_gen.verilator import ToolError
+    from gradsieve.training.errors import SettingsError, TrainingError
+    from gradsieve.training.text import TextError
 
     if isinstance(error, UsageError | BoardError | ConfigError | SettingsError):
         return 2
@@ -90,7 +90,7 @@ def errors() -> Console:
 
 def resolve_config(path: Path | None, preset: str | None) -> EngineConfig:
     """The config of the file or preset.  Raises UsageError unless just one is given, ConfigError if it is bad."""
-    from hw import config
+    from gradsieve.hw import config
 
     if path is not None and preset is not None:
         raise UsageError(f"{path} and --preset {preset} are both given: give one of them")
@@ -103,7 +103,7 @@ def resolve_config(path: Path | None, preset: str | None) -> EngineConfig:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` to `path` as JSON, whole or not at all.  Raises CommandError if that fails."""
-    from rtl_gen.files import write_text
+    from gradsieve.rtl_gen.files import write_text
 
     try:
         write_text(path, json.dumps(value, indent=2) + "\n")

@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from fpga.boards.registry import BOARDS
-from fpga.toolchain.critical_path import CriticalPath
-from fpga.toolchain.report import BuildReport, Resource, Seed
-from gradsieve.cli import main
+from gradsieve.cli.application import main
+from gradsieve.fpga.boards.registry import BOARDS
+from gradsieve.fpga.toolchain.critical_path import CriticalPath
+from gradsieve.fpga.toolchain.report import BuildReport, Resource, Seed
 
 CLOCK = "$glbnet$engine_clock"
 
@@ -49,7 +49,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             sha256="ab" * 32,
         )
 
-    monkeypatch.setattr("fpga.toolchain.build.build", build)
+    monkeypatch.setattr("gradsieve.fpga.toolchain.build.build", build)
     return seen
 
 
@@ -78,7 +78,7 @@ def test_without_a_config_the_engine_is_the_boards_own(calls: list[dict[str, Any
 def test_a_build_without_a_bitstream_fails_after_its_report(
     calls: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from fpga.toolchain import build as module
+    from gradsieve.fpga.toolchain import build as module
 
     built = module.build
     none: dict[str, Any] = {"refusal": "1 % too slow", "bitstream": None, "sha256": None, "files": ()}

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-import tb.runner
-from gradsieve.cli import main
-from hw.config import EngineConfig
-from tb.blocks import BLOCKS
-from tb.runner import BenchResult
+import gradsieve.tb.runner
+from gradsieve.cli.application import main
+from gradsieve.hw.config import EngineConfig
+from gradsieve.tb.blocks import BLOCKS
+from gradsieve.tb.runner import BenchResult
 
 
 def result(block: str, config: EngineConfig, seed: int = 1, **_: Any) -> BenchResult:
@@ -37,7 +37,7 @@ def test_one_block(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_every_block_by_default(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(tb.runner, "run_bench", result)
+    monkeypatch.setattr(gradsieve.tb.runner, "run_bench", result)
     assert main(["verify", "--preset", "tiny"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in BLOCKS)
@@ -54,7 +54,7 @@ def test_a_bench_that_fails_is_status_1(
     def fails(*arguments: Any, **settings: Any) -> BenchResult:
         return dataclasses.replace(result(*arguments, **settings), **change)
 
-    monkeypatch.setattr(tb.runner, "run_bench", fails)
+    monkeypatch.setattr(gradsieve.tb.runner, "run_bench", fails)
     assert main(["verify", "--preset", "tiny", "--block", "drain"]) == 1
     out = capsys.readouterr().out
     assert "failed" in out

@@ -14,15 +14,15 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-import golden.backward
-from golden import float_lstm
-from golden.float_lstm import FloatGradients
-from golden.types import Gradients, SieveMode
-from gradsieve import demo_sieves
-from gradsieve.cli import main
-from gradsieve.demo_model import Sizes, Training, relative_error
-from gradsieve.demo_plot import by_gate_and_step
-from hw.config import preset
+import gradsieve.golden.backward
+from gradsieve.cli import demo_sieves
+from gradsieve.cli.application import main
+from gradsieve.cli.demo_model import Sizes, Training, relative_error
+from gradsieve.cli.demo_plot import by_gate_and_step
+from gradsieve.golden import float_lstm
+from gradsieve.golden.float_lstm import FloatGradients
+from gradsieve.golden.types import Gradients, SieveMode
+from gradsieve.hw.config import preset
 
 SIZES = Sizes(H=8, I=8, B=6, T=6)
 TEXT = "the quick brown fox jumps over the lazy dog. " * 40
@@ -77,7 +77,7 @@ def test_differences_from_the_golden_model_are_status_1(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def wrong(*arguments: Any) -> Gradients:
-        result = golden.backward.backward(*arguments)
+        result = gradsieve.golden.backward.backward(*arguments)
         return replace(result, random=result.random ^ 1)
 
     monkeypatch.setattr(demo_sieves, "backward", wrong)

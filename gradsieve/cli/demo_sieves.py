@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from golden.backward import backward
-from golden.types import Gradients, Sieve, SieveMode, Tape, Weights
-from hw.config import EngineConfig
+from gradsieve.golden.backward import backward
+from gradsieve.golden.types import Gradients, Sieve, SieveMode, Tape, Weights
+from gradsieve.hw.config import EngineConfig
 
 
 @dataclass(frozen=True)

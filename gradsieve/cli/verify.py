@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     ConfigArgument,
     JsonOption,
     PresetOption,
@@ -20,7 +20,7 @@ from gradsieve.options import (
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from tb.runner import BenchResult
+    from gradsieve.tb.runner import BenchResult
 
 
 def command(
@@ -46,8 +46,8 @@ def command(
 
     gradsieve verify my_engine.toml --block engine --seed 7 --waves
     """
-    from tb.blocks import BLOCKS
-    from tb.runner import run_bench
+    from gradsieve.tb.blocks import BLOCKS
+    from gradsieve.tb.runner import run_bench
 
     engine = resolve_config(config, preset)
     names = list(dict.fromkeys(block)) if block else list(BLOCKS)

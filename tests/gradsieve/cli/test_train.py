@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from gradsieve.cli import main
-from gradsieve.train import settings_of
-from training.errors import SettingsError
-from training.reports.report import read_result
+from gradsieve.cli.application import main
+from gradsieve.cli.train import settings_of
+from gradsieve.training.errors import SettingsError
+from gradsieve.training.reports.report import read_result
 
 TOML = """
 [text]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from golden.float_lstm import FloatGradients, FloatTape, forward
-from training.language_model import LanguageModel
-from training.text import Streams, Vocabulary
+from gradsieve.golden.float_lstm import FloatGradients, FloatTape, forward
+from gradsieve.training.language_model import LanguageModel
+from gradsieve.training.text import Streams, Vocabulary
 
 LEARNING_RATE = 5e-3
 CLIP = 1.0

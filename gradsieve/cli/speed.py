@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradsieve.options import JsonOption, UsageError, console, stages, write_json
+from gradsieve.cli.options import JsonOption, UsageError, console, stages, write_json
 
 if TYPE_CHECKING:
-    from training.speed import Pair, Sized
+    from gradsieve.training.speed import Pair, Sized
 
 
 def command(
@@ -44,8 +44,8 @@ def command(
         stage("loading PyTorch")
         import torch
 
-        from training.methods.sieves import METHODS
-        from training.speed import measure, measure_dropout
+        from gradsieve.training.methods.sieves import METHODS
+        from gradsieve.training.speed import measure, measure_dropout
 
     if method not in ("row", "stochastic"):
         raise UsageError(f"--method {method!r} is not accepted: row or stochastic is")
@@ -53,7 +53,7 @@ def command(
         raise UsageError(f"--dropout {dropout} is not accepted: a probability between 0 and 1 is")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    from gradsieve.progress import steps
+    from gradsieve.cli.progress import steps
 
     try:
         with steps("speed", len(sizes) * (len(shares) + (dropout is not None))) as step:
@@ -85,7 +85,7 @@ def _whole(option: str, text: str) -> list[int]:
 
 
 def _shares(text: str) -> list[float]:
-    from gradsieve.bench import parse_shares
+    from gradsieve.cli.bench import parse_shares
 
     return list(dict.fromkeys(parse_shares(text)))
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from golden.backward import row_scores
-from golden.quantize import quantize
-from golden.types import Sieve, SieveMode, Tape, Weights
-from gradsieve.options import CommandError
-from hw.config import GATES, EngineConfig
-from hw.formats import FixedPoint
+from gradsieve.cli.options import CommandError
+from gradsieve.golden.backward import row_scores
+from gradsieve.golden.quantize import quantize
+from gradsieve.golden.types import Sieve, SieveMode, Tape, Weights
+from gradsieve.hw.config import GATES, EngineConfig
+from gradsieve.hw.formats import FixedPoint
 
 ATTEMPTS = 8
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     CommandError,
     ConfigArgument,
     JsonOption,
@@ -25,10 +25,10 @@ from gradsieve.options import (
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from golden.types import Gradients, Tape
-    from gradsieve.demo_model import Sizes, Training, TrainingStep
-    from gradsieve.demo_sieves import Sieved
-    from hw.config import EngineConfig
+    from gradsieve.cli.demo_model import Sizes, Training, TrainingStep
+    from gradsieve.cli.demo_sieves import Sieved
+    from gradsieve.golden.types import Gradients, Tape
+    from gradsieve.hw.config import EngineConfig
 
 LARGEST = {"H": 64, "I": 64, "B": 16, "T": 32}
 """Sizes of the demo's LSTM, unless the engine takes only smaller ones."""
@@ -104,8 +104,8 @@ def command(
         raise UsageError(f"--seed {seed} is not accepted: 0 or more is")
     with stages("demo") as stage:
         stage("loading PyTorch")
-        from gradsieve.demo_model import Sizes, Training
-        from training.text import read_text, source_name
+        from gradsieve.cli.demo_model import Sizes, Training
+        from gradsieve.training.text import read_text, source_name
 
     sizes = Sizes(**{name: min(top, getattr(engine, f"max_{name}")) for name, top in LARGEST.items()})
     source = source_name(text)
@@ -146,7 +146,7 @@ def _make_directory(output: Path) -> None:
 
 def build_simulator(config: EngineConfig) -> None:
     """Fill the cache with the simulator of an engine."""
-    from fpga.verilated import load
+    from gradsieve.fpga.verilated import load
 
     load(config)
 
@@ -162,7 +162,7 @@ def _simulator(config: EngineConfig) -> Iterator[Future[None]]:
 
 
 def _train(training: Training, steps: int) -> list[float]:
-    from gradsieve.progress import counted
+    from gradsieve.cli.progress import counted
 
     with counted(f"demo: training for {steps} steps", steps) as progress:
         return training.run(steps, lambda done, loss: progress(done, f"({loss:.2f} nats a character)"))
@@ -170,10 +170,10 @@ def _train(training: Training, steps: int) -> list[float]:
 
 def _run(config: EngineConfig, step: TrainingStep, seed: int) -> tuple[list[Result], dict[str, int]]:
     """Every mode on the engine, and how many values of each tensor saturated when they were made integers."""
-    from fpga.device import simulated
-    from golden.quantize import quantize_tape, quantize_weights
-    from gradsieve.demo_sieves import TARGETS, sieves
-    from gradsieve.progress import steps
+    from gradsieve.cli.demo_sieves import TARGETS, sieves
+    from gradsieve.cli.progress import steps
+    from gradsieve.fpga.device import simulated
+    from gradsieve.golden.quantize import quantize_tape, quantize_weights
 
     tape, saturated = quantize_tape(config, step.tape)
     weights, saturated_weights = quantize_weights(config, step.w_ih, step.w_hh)
@@ -193,9 +193,9 @@ def _run(config: EngineConfig, step: TrainingStep, seed: int) -> tuple[list[Resu
 def _compare(
     config: EngineConfig, step: TrainingStep, tape: Tape, sieved: Sieved, gradients: Gradients, cycles: int, dense: int
 ) -> Result:
-    from golden.quantize import dequantize
-    from gradsieve.demo_model import relative_error
-    from gradsieve.demo_sieves import shares
+    from gradsieve.cli.demo_model import relative_error
+    from gradsieve.cli.demo_sieves import shares
+    from gradsieve.golden.quantize import dequantize
 
     rows, elements = shares(gradients, 4 * tape.i.numel())
     return Result(
@@ -211,7 +211,7 @@ def _compare(
 
 
 def _draw(config: EngineConfig, results: list[Result], steps: int, path: Path) -> None:
-    from gradsieve.demo_plot import Bar, draw
+    from gradsieve.cli.demo_plot import Bar, draw
 
     bars = [Bar(r.mode, r.gradients.rows_kept, r.cycles, r.gradients.indices, r.speedup) for r in results]
     title = f"One backward pass of a character LSTM after {steps:,} training steps, on the engine {config.name}"

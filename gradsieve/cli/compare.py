@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from gradsieve.options import CommandError, JsonOption, UsageError, console, errors, write_json
-from gradsieve.progress import counted
+from gradsieve.cli.options import CommandError, JsonOption, UsageError, console, errors, write_json
+from gradsieve.cli.progress import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from training.studies.cluster import Outcome
-    from training.studies.comparison import Comparison
-    from training.studies.study import Study
+    from gradsieve.training.studies.cluster import Outcome
+    from gradsieve.training.studies.comparison import Comparison
+    from gradsieve.training.studies.study import Study
 
 FILES = ("comparison.json", "comparison.md", "comparison.html")
 
@@ -78,7 +78,7 @@ def command(
 
     gradsieve compare study.toml -o results/study --scheduler tcp://host:8786
     """
-    from training.studies.study import read_study
+    from gradsieve.training.studies.study import read_study
 
     if workers is not None and workers < 1:
         raise UsageError(f"--workers {workers} is not accepted: 1 or more is")
@@ -91,8 +91,8 @@ def command(
 
 def run(study: Study, out: Path, workers: int | None = None, scheduler: str | None = None) -> list[Outcome]:
     """Train what is not finished, showing each training as it ends.  Raises ClusterError as `run_study`."""
-    from training.studies.cluster import run_study
-    from training.trainer import train
+    from gradsieve.training.studies.cluster import run_study
+    from gradsieve.training.trainer import train
 
     total, ended = len(study.tasks), 0
     screen = errors()
@@ -118,10 +118,10 @@ def run(study: Study, out: Path, workers: int | None = None, scheduler: str | No
 
 def finish(study: Study, outcomes: list[Outcome], out: Path, json: Path | None) -> None:
     """Show and write the comparison.  Raises CommandError if a training failed or a file cannot be written."""
-    from rtl_gen.files import write_text
-    from training.studies.comparison import compare
-    from training.studies.comparison_page import write_page
-    from training.studies.comparison_table import as_json, as_markdown
+    from gradsieve.rtl_gen.files import write_text
+    from gradsieve.training.studies.comparison import compare
+    from gradsieve.training.studies.comparison_page import write_page
+    from gradsieve.training.studies.comparison_table import as_json, as_markdown
 
     comparison = compare(study, outcomes)
     show(comparison, console())
@@ -146,7 +146,7 @@ def show(comparison: Comparison, screen: Console) -> None:
     """Print the tables, and what their columns mean."""
     from rich.table import Table
 
-    from training.studies.comparison_table import TABLES, cells, notes
+    from gradsieve.training.studies.comparison_table import TABLES, cells, notes
 
     for title, headings, figures in TABLES:
         table = Table(title=title)
@@ -162,7 +162,7 @@ def show(comparison: Comparison, screen: Console) -> None:
 
 
 def _sentence(outcome: Outcome) -> str:
-    from training.studies.comparison import final_loss
+    from gradsieve.training.studies.comparison import final_loss
 
     what = f"{outcome.task.run}, seed {outcome.task.seed}"
     if outcome.result is None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gradsieve.options import (
+from gradsieve.cli.options import (
     ConfigArgument,
     JsonOption,
     PresetOption,
@@ -18,7 +18,7 @@ from gradsieve.options import (
 )
 
 if TYPE_CHECKING:
-    from rtl_gen.generate import Generated
+    from gradsieve.rtl_gen.generate import Generated
 
 
 def command(
@@ -39,7 +39,7 @@ def command(
 
     gradsieve generate my_engine.toml -o rtl/my_engine --json summary.json
     """
-    from rtl_gen.generate import generate
+    from gradsieve.rtl_gen.generate import generate
 
     engine = resolve_config(config, preset)
     with stages(f"generating {engine.name}") as progress:

@@ -1,6 +1,6 @@
 """Cycle model: how long the engine takes for a backward pass whose kept rows are known, without simulating it.
 
-Training with the float engine reports these cycles; those of a device in the loop come from its counters.  The model
+Training with the float backend reports these cycles; those of a device in the loop come from its counters.  The model
 is held against the counters of the RTL in `tests/training/test_cycles.py`, which states how far it may be off.
 """
 

@@ -1,4 +1,4 @@
-"""The float engine's backward pass: gate gradients, sieve, and GEMMs over the surviving rows or columns only."""
+"""The float backend's backward pass: gate gradients, sieve, and GEMMs over the surviving rows or columns only."""
 
 from __future__ import annotations
 

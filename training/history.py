@@ -52,7 +52,7 @@ class LayerRecord(_Frozen):
     tau: float | None
     """Threshold at the end, in units of the gradient of the loss summed over the tokens; None where there is none."""
     scale: float | None
-    """Loss scale of the integer engines, a power of two."""
+    """Loss scale of the integer backends, a power of two."""
     rows_by_gate: tuple[float, float, float, float]
     """Share of gate rows kept by the sieve, of gates i, f, g, o."""
     rows_by_time: tuple[float, ...]
@@ -83,7 +83,7 @@ class Record(_Frozen):
     """Share of gate gradient elements not zero, over all layers."""
     work: Work
     saturations: dict[str, int]
-    """Values that left their number format so far, by kind; empty for the float engine."""
+    """Values that left their number format so far, by kind; empty for the float backend."""
     layers: tuple[LayerRecord, ...]
 
 

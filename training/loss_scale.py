@@ -1,4 +1,4 @@
-"""The loss scale of the integer engines: a power of two that puts the gradients where their format is fine."""
+"""The loss scale of the integer backends: a power of two that puts the gradients where their format is fine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`SievedLSTM`: a drop-in `torch.nn.LSTM` whose backward pass is sieved, on the engine of your choice."""
+"""`SievedLSTM`: a drop-in `torch.nn.LSTM` whose backward pass is sieved, on the backend of your choice."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import PackedSequence
 
-from gradsieve.training.engines import BackwardPass, Engine, FloatEngine, LayerState
+from gradsieve.training.backends import Backend, BackwardPass, FloatBackend, LayerState
 from gradsieve.training.float_backward import Upstream
 from gradsieve.training.forward import LayerTape, forward
 from gradsieve.training.methods.masks import WeightMasks
-from gradsieve.training.methods.sieves import Dense, GradientSieve
+from gradsieve.training.methods.sieves import DenseSieve, GradientSieve
 from gradsieve.training.methods.structured_dropout import ColumnMasks, StructuredDropout
 from gradsieve.training.packing import Segments, reversal
 from gradsieve.training.statistics import PassStatistics
@@ -33,14 +33,14 @@ class SievedLSTM(nn.LSTM):
     Arguments, shapes, `state_dict` keys and meaning are those of `torch.nn.LSTM`, with weights that load into each
     other; `proj_size` is refused.  All of the following may be changed between steps:
 
-    - `sieve`: which gate gradients the backward pass uses (`gradsieve.training.methods.sieves`); `Dense()` by default.
-    - `engine`: what computes the backward pass (`gradsieve.training.engines`); `FloatEngine()` by default.
+    - `sieve`: which gate gradients the backward pass uses; `DenseSieve()` by default.
+    - `backend`: what computes the backward pass (`gradsieve.training.backends`); `FloatBackend()` by default.
     - `column_dropout`: structured dropout of x and h in training mode (`gradsieve.training.methods`).
     - `weight_masks`: which weights exist (`gradsieve.training.methods.masks.WeightMasks`), in every mode.
     - `unit_masks`: (H,) bool a layer and direction in the order of `layers`, or None: hidden units that exist.  The
       layer then runs at the smaller size, and h and c of the other units are zero.
 
-    Without any of them, passes are PyTorch's own.  A layer's backward pass is one run of the engine; a PackedSequence
+    Without any of them, passes are PyTorch's own.  A layer's backward pass is one run of the backend; a PackedSequence
     takes one for every stretch of steps with the same batch, whose gradients add up.  `take_statistics` tells what the
     passes did.  Gradients of gradients do not exist.  Raises what `torch.nn.LSTM` raises, and ValueError for
     `proj_size`.
@@ -50,7 +50,7 @@ class SievedLSTM(nn.LSTM):
         self,
         *arguments: Any,
         sieve: GradientSieve | None = None,
-        engine: Engine | None = None,
+        backend: Backend | None = None,
         column_dropout: StructuredDropout | None = None,
         seed: int = 1,
         **more: Any,
@@ -60,7 +60,7 @@ class SievedLSTM(nn.LSTM):
             raise ValueError(f"proj_size = {given!r} is not accepted: the engine has no projection; leave it 0")
         super().__init__(*arguments, **more)
         self.sieve = sieve
-        self.engine: Engine = engine if engine is not None else FloatEngine()
+        self.backend: Backend = backend if backend is not None else FloatBackend()
         self.column_dropout = column_dropout
         self.weight_masks: WeightMasks | None = None
         self.unit_masks: list[Tensor] | None = None
@@ -71,14 +71,14 @@ class SievedLSTM(nn.LSTM):
 
     @property
     def sieve(self) -> GradientSieve:
-        """Which gate gradients the backward pass uses; setting None means `Dense()`.  Raises TypeError for no sieve."""
+        """Which gate gradients the backward pass uses; None means `DenseSieve()`.  Raises TypeError for no sieve."""
         return self._sieve
 
     @sieve.setter
     def sieve(self, sieve: GradientSieve | None) -> None:
         if sieve is not None and not isinstance(sieve, GradientSieve):
-            raise TypeError(f"sieve {sieve!r} is not accepted: one such as StructuredGradients(target=0.2) or None is")
-        self._sieve = sieve if sieve is not None else Dense()
+            raise TypeError(f"sieve {sieve!r} is not accepted: one such as RowSieve(target=0.2) or None is")
+        self._sieve = sieve if sieve is not None else DenseSieve()
 
     # what the passes did, and how to go on
 
@@ -111,7 +111,7 @@ class SievedLSTM(nn.LSTM):
             return False
         if not torch.is_grad_enabled():
             return True
-        over = [self.engine.passes_over(self.sieve, state, self.hidden_size, batch) for state in self.states]
+        over = [self.backend.passes_over(self.sieve, state, self.hidden_size, batch) for state in self.states]
         return all(over)
 
     def forward(self, input: Any, hx: State | None = None) -> tuple[Any, State]:
@@ -281,7 +281,7 @@ class SievedLSTM(nn.LSTM):
         else:
             batch, steps = (1, len(data)) if data.dim() == 2 else data.shape[:2][:: 1 if self.batch_first else -1]
             segments = Segments.of([batch] * steps)
-        lanes, columns = self.engine.lanes, self.engine.columns
+        lanes, columns = self.backend.lanes, self.backend.columns
         directions = 2 if self.bidirectional else 1
 
         def count(_: Tensor) -> None:
@@ -362,7 +362,7 @@ class _Gradients(torch.autograd.Function):
             need_dx=need_dx,
         )
         with torch.autocast(dy.device.type, enabled=False):
-            gradients, statistics = plan.module.engine.backward(run)
+            gradients, statistics = plan.module.backend.backward(run)
         plan.module._statistics.append(statistics)
         dx = gradients.dx
         if dx is not None and plan.columns is not None:

@@ -14,7 +14,7 @@ from gradsieve.hw.validation import explain, toml_values
 from gradsieve.training.errors import SettingsError
 
 MethodName = Literal["dense", "element", "row", "stochastic"]
-EngineName = Literal["float", "exact", "simulated"]
+BackendName = Literal["float", "golden", "simulated"]
 
 
 class _Section(BaseModel):
@@ -125,7 +125,7 @@ class SparseWeightsSettings(_Section):
 
     density: float = Field(gt=0, le=1)
     structure: Literal["block", "unstructured"] = "block"
-    """Blocks of one gate row by R columns, or single weights (float engine only)."""
+    """Blocks of one gate row by R columns, or single weights (float backend only)."""
     death_rate: float = Field(default=0.8, gt=0, le=1)
     every: int = Field(default=100, ge=1)
     """Steps between two updates of the masks."""
@@ -144,21 +144,21 @@ class SampledMasksSettings(_Section):
     """Progress from which the most probable masks stay and only the weights learn."""
 
 
-class EngineSettings(_Section):
+class BackendSettings(_Section):
     """What computes the backward passes."""
 
-    kind: EngineName = "float"
+    kind: BackendName = "float"
     lanes: int = Field(default=4, ge=0)
-    """Lanes of a batch tile, C; 0: the whole batch (float engine only)."""
+    """Lanes of a batch tile, C; 0: the whole batch (float backend only)."""
     columns: int = Field(default=16, ge=1)
     """Columns of a tile, R."""
     preset: str | None = None
-    """Engine of `exact` and `simulated`; by default one that fits the model, with these lanes and columns."""
+    """Engine of `golden` and `simulated`; by default one that fits the model, with these lanes and columns."""
     config: Path | None = None
     """The same, from a file."""
 
     @model_validator(mode="after")
-    def _check(self) -> EngineSettings:
+    def _check(self) -> BackendSettings:
         if self.preset is not None and self.preset not in PRESETS:
             raise ValueError(f"preset {self.preset!r} is not accepted: {', '.join(PRESETS)} are")
         values = {"preset": self.preset, "config": self.config}
@@ -166,9 +166,9 @@ class EngineSettings(_Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both given: give one of them")
         if given and self.kind == "float":
-            raise ValueError(f"{given[0]} is not accepted by the float engine: exact and simulated take one")
+            raise ValueError(f"{given[0]} is not accepted by the float backend: golden and simulated take one")
         if self.lanes == 0 and self.kind != "float":
-            raise ValueError(f"lanes = 0 is not accepted by the {self.kind} engine: 1 or more is")
+            raise ValueError(f"lanes = 0 is not accepted by the {self.kind} backend: 1 or more is")
         return self
 
 
@@ -184,16 +184,16 @@ class Settings(_Section):
     dropout: DropoutSettings = DropoutSettings()
     sparse_weights: SparseWeightsSettings | None = None
     sampled_masks: SampledMasksSettings | None = None
-    engine: EngineSettings = EngineSettings()
+    backend: BackendSettings = BackendSettings()
 
     @model_validator(mode="after")
     def _check(self) -> Settings:
         if self.sparse_weights is not None and self.sampled_masks is not None:
             raise ValueError("sparse_weights and sampled_masks are both given: the weights can have one mask")
         unstructured = self.sparse_weights is not None and self.sparse_weights.structure == "unstructured"
-        if unstructured and self.engine.kind != "float":
+        if unstructured and self.backend.kind != "float":
             raise ValueError(
-                f"sparse_weights.structure 'unstructured' is not accepted by the {self.engine.kind} engine: 'block' is"
+                f"sparse_weights.structure must be 'block' with the {self.backend.kind} backend, got 'unstructured'"
             )
         return self
 

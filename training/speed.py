@@ -1,4 +1,4 @@
-"""Wall clock of the float engine beside `torch.nn.LSTM`, side by side in one run."""
+"""Wall clock of the float backend beside `torch.nn.LSTM`, side by side in one run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from gradsieve.training.engines import FloatEngine
+from gradsieve.training.backends import FloatBackend
 from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.sieves import GradientSieve, StructuredGradients
+from gradsieve.training.methods.sieves import GradientSieve, RowSieve
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 
 WARM_UP = 8
@@ -71,7 +71,7 @@ def measure(
     T: int,
     shares: Sequence[float],
     repeats: int,
-    method: type[GradientSieve] = StructuredGradients,
+    method: type[GradientSieve] = RowSieve,
     step: Callable[[str], None] = lambda name: None,
 ) -> Sized:
     """Time both layers at I = H, batch tiles as wide as the batch, for each share of rows kept.
@@ -85,9 +85,9 @@ def measure(
         step(f"H = {H}, B = {B}, {100 * share:g} % of rows")
         sieve = method(target=share) if share < 1 else method(tau=0.0)
         # A number of lanes, here the whole batch, makes the engine sieve even where it does not pay.
-        for engine, out in ((FloatEngine(lanes=B), pairs), (FloatEngine(), fallback)):
+        for backend, out in ((FloatBackend(lanes=B), pairs), (FloatBackend(), fallback)):
             ours, _, _ = _layer(SievedLSTM, H, B, T)
-            ours.sieve, ours.engine = sieve, engine
+            ours.sieve, ours.backend = sieve, backend
             out[share] = _pair(_run(reference, x, dy), _run(ours, x, dy), repeats, ours)
     return Sized(H, B, pairs, fallback)
 

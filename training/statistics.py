@@ -19,10 +19,10 @@ class PassStatistics:
     """One backward run of one layer and direction.
 
     `lanes` and `columns` are the C and R of the tiles.  `rows` (T, batch_tiles, 4H) bool, None where all were kept;
-    `elements`: elements of dz' that are not zero (all, in a dense pass of the float engine); `block` (4H, tiles) and
+    `elements`: elements of dz' that are not zero (all, in a dense pass of the float backend); `block` (4H, tiles) and
     `column` (T, tiles) bool, None for all, tiles of x before those of h.  `tau` in units of the layer's gradients.
     `scale`, `saturations` and `quantized` (values that left their format when they were made integers, by field of the
-    tape or weights) are those of the integer engines.  `cycles` was counted by the engine's RTL, None elsewhere.
+    tape or weights) are those of the integer backends.  `cycles` was counted by the engine's RTL, None elsewhere.
     """
 
     layer: str

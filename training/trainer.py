@@ -1,4 +1,4 @@
-"""The training loop of a language model: any method, any engine, checkpoints that go on exactly where they were."""
+"""The training loop of a language model: any method, any backend, checkpoints that go on exactly where they were."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from gradsieve.hw import config as engine_config
 from gradsieve.hw.config import EngineConfig
 from gradsieve.training.accounting import Account, LayerSize
+from gradsieve.training.backends import Backend, DeviceBackend, FloatBackend, GoldenBackend, fitting_config
 from gradsieve.training.checkpoint import difference, load_checkpoint, save_checkpoint
-from gradsieve.training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine, fitting_config
 from gradsieve.training.errors import SettingsError, TrainingError
 from gradsieve.training.history import Record, Result
 from gradsieve.training.language_model import LanguageModel, evaluate
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.schedules import MixedTraining
-from gradsieve.training.methods.sieves import METHODS, Dense, SieveError
+from gradsieve.training.methods.sieves import METHODS, DenseSieve, SieveError
 from gradsieve.training.methods.snt_asgd import SNTASGD
 from gradsieve.training.methods.structured_dropout import ColumnDropout, StructuredDropout
 from gradsieve.training.reports.report import write_report, write_result
@@ -37,7 +37,7 @@ Progress = Callable[[int, str], None]
 
 def engine_of(settings: Settings) -> EngineConfig:
     """The engine of a training: the one that is named, or one that fits the model.  Raises ConfigError."""
-    e, m, loop = settings.engine, settings.model, settings.training
+    e, m, loop = settings.backend, settings.model, settings.training
     if e.preset is not None:
         return engine_config.preset(e.preset)
     if e.config is not None:
@@ -49,19 +49,19 @@ def engine_of(settings: Settings) -> EngineConfig:
 
 
 class Trainer:
-    """One training.  `engine`: an engine to use in place of the one that the settings name, an open device say.
+    """One training.  `backend`: one to use in place of the one that the settings name, an open device say.
 
     Raises TextError for a text that cannot be used, ConfigError for an engine that the model does not fit, ToolError if
     the simulator cannot be built; before any training.
     """
 
-    def __init__(self, settings: Settings, corpus: Corpus | None = None, engine: Engine | None = None) -> None:
+    def __init__(self, settings: Settings, corpus: Corpus | None = None, backend: Backend | None = None) -> None:
         self.settings = settings
         loop, text = settings.training, settings.text
         torch.set_num_threads(loop.threads)
         self.config = engine_of(settings)
         sizes = self._layer_sizes()
-        if settings.engine.kind != "float":
+        if settings.backend.kind != "float":
             for s in sizes:
                 self.config.check_run(H=s.H, I=s.I, B=s.B, T=s.T)
         self.corpus = corpus or Corpus.load(text.file, text.valid, text.level, text.vocabulary, text.valid_share)
@@ -69,11 +69,11 @@ class Trainer:
         self.valid = self.corpus.valid[: text.valid_tokens]
         self._open = ExitStack()
         torch.manual_seed(loop.seed)
-        self.lstm = self._lstm(engine or self._engine())
+        self.lstm = self._lstm(backend or self._backend())
         dropout = settings.dropout
         output: nn.Module | None = None
         if dropout.output:
-            structured = ColumnDropout(dropout.output, settings.engine.columns)
+            structured = ColumnDropout(dropout.output, settings.backend.columns)
             output = structured if dropout.kind == "structured" else nn.Dropout(dropout.output)
         standard_input = nn.Dropout(dropout.input) if dropout.kind == "standard" and dropout.input else None
         self.model = LanguageModel(len(self.corpus.vocabulary), self.lstm, standard_input, output)
@@ -101,27 +101,27 @@ class Trainer:
             for n in range(m.layers)
         ]
 
-    def _engine(self) -> Engine:
-        e = self.settings.engine
+    def _backend(self) -> Backend:
+        e = self.settings.backend
         if e.kind == "float":
-            return FloatEngine(e.lanes or None, e.columns)
-        if e.kind == "exact":
-            return ExactEngine(self.config)
+            return FloatBackend(e.lanes or None, e.columns)
+        if e.kind == "golden":
+            return GoldenBackend(self.config)
         from gradsieve.fpga.device import simulated
 
-        return DeviceEngine(self._open.enter_context(simulated(self.config)))
+        return DeviceBackend(self._open.enter_context(simulated(self.config)))
 
-    def _lstm(self, engine: Engine) -> SievedLSTM:
+    def _lstm(self, backend: Backend) -> SievedLSTM:
         m, d, loop = self.settings.model, self.settings.dropout, self.settings.training
         columns = None
         if d.kind == "structured" and (d.input or d.hidden):
-            columns = StructuredDropout(d.input, d.hidden, engine.columns)
+            columns = StructuredDropout(d.input, d.hidden, backend.columns)
         return SievedLSTM(
             m.embedding or m.hidden,
             m.hidden,
             m.layers,
             dropout=d.input if d.kind == "standard" and m.layers > 1 else 0.0,
-            engine=engine,
+            backend=backend,
             column_dropout=columns,
             seed=loop.seed,
         )
@@ -135,7 +135,7 @@ class Trainer:
         return SNTASGD(self.model.parameters(), lr=loop.rate)
 
     def _masks(self) -> WeightMethod:
-        s, loop, columns = self.settings, self.settings.training, self.lstm.engine.columns
+        s, loop, columns = self.settings, self.settings.training, self.lstm.backend.columns
         if s.sparse_weights is not None:
             return SparseWeights(self.lstm, s.sparse_weights, columns, loop.steps, loop.seed)
         if s.sampled_masks is not None:
@@ -145,7 +145,7 @@ class Trainer:
     def _schedule(self) -> MixedTraining:
         s, loop = self.settings.sieve, self.settings.training
         if s.method == "dense":
-            return MixedTraining(Dense(), loop.steps)
+            return MixedTraining(DenseSieve(), loop.steps)
         # The loss of a step is the mean over the tokens of a window, tau is told for their sum.
         tau = None if s.tau is None else s.tau / (loop.batch * loop.window)
         target = s.target if not s.targets else s.targets[0][1]
@@ -276,7 +276,7 @@ class Trainer:
             name=self.settings.title,
             settings=self.settings.as_dict() | {"sources": self._sources()},
             records=tuple(self.records),
-            measured=self.settings.engine.kind == "simulated",
+            measured=self.settings.backend.kind == "simulated",
             parameters=sum(p.numel() for p in self.model.parameters()),
             finished=self.done == self.settings.training.steps,
         )

@@ -1,4 +1,4 @@
-"""`gradsieve speed`: the float engine's backward pass beside PyTorch's own, on this machine."""
+"""`gradsieve speed`: the float backend's backward pass beside PyTorch's own, on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gradsieve train`: a language model on a text, with any method and any engine."""
+"""`gradsieve train`: a language model on a text, with any method and any backend."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def command(
     target: Annotated[
         float | None, typer.Option(metavar="SHARE", help="Rows to keep (elements, for the sieve element).")
     ] = None,
-    engine: Annotated[
-        str | None, typer.Option(metavar="ENGINE", help="float, exact (golden integers) or simulated (the RTL).")
+    backend: Annotated[
+        str | None, typer.Option(metavar="BACKEND", help="float, golden (integers) or simulated (the RTL).")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
@@ -58,14 +58,14 @@ def command(
 
     gradsieve train --text my.txt --level word --method stochastic --target 0.1 --steps 3000 -o build/mine
 
-    gradsieve train --config my.toml --engine simulated
+    gradsieve train --config my.toml --backend simulated
     """
     chosen = settings_of(
         config,
         {
             "text": {"file": text, "valid": valid, "level": level},
             "sieve": {"method": method, "target": target},
-            "engine": {"kind": engine},
+            "backend": {"kind": backend},
             "training": {"steps": steps, "seed": seed},
         },
     )
@@ -80,7 +80,7 @@ def command(
         )
     if resume and not checkpoint.exists():
         raise UsageError(f"{checkpoint} is not there: leave --resume out to begin a training")
-    if chosen.engine.kind == "simulated":
+    if chosen.backend.kind == "simulated":
         _build_simulator(chosen)
     from gradsieve.cli.progress import counted
 

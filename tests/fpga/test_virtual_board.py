@@ -25,9 +25,9 @@ from gradsieve.golden.backward import backward
 from gradsieve.golden.random_case import MASK_KINDS, random_case
 from gradsieve.golden.types import SieveMode
 from gradsieve.hw.config import EngineConfig
-from gradsieve.training.engines import DeviceEngine, Engine, ExactEngine
+from gradsieve.training.backends import Backend, DeviceBackend, GoldenBackend
 from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.sieves import Dense, StochasticRows, StructuredGradients
+from gradsieve.training.methods.sieves import DenseSieve, RowSieve, StochasticSieve
 from tests.conftest import session_seed
 from tests.fpga.virtual import CONFIG, BoardProcess
 
@@ -58,25 +58,25 @@ def test_every_mode_equals_golden(device: Device, mode: SieveMode) -> None:
 
 
 @pytest.mark.parametrize("steps", [SHORT, pytest.param(LONG, marks=pytest.mark.heavy)])
-def test_training_through_the_board_equals_exact_in_every_weight(device: Device, steps: int) -> None:
-    results = [_trained(engine, steps) for engine in (ExactEngine(CONFIG), DeviceEngine(device))]
+def test_training_through_the_board_equals_golden_in_every_weight(device: Device, steps: int) -> None:
+    results = [_trained(backend, steps) for backend in (GoldenBackend(CONFIG), DeviceBackend(device))]
     for a, b in zip(*results, strict=True):
         assert torch.equal(a, b)
-    assert not torch.equal(results[0][0], _trained(ExactEngine(CONFIG), 0)[0])
+    assert not torch.equal(results[0][0], _trained(GoldenBackend(CONFIG), 0)[0])
 
 
-def _trained(engine: Engine, steps: int) -> list[torch.Tensor]:
+def _trained(backend: Backend, steps: int) -> list[torch.Tensor]:
     """The weights after so many steps; they do not depend on the machine's threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         torch.manual_seed(3)
-        lstm, head = SievedLSTM(5, 7, engine=engine), nn.Linear(7, 3)
+        lstm, head = SievedLSTM(5, 7, backend=backend), nn.Linear(7, 3)
         optimizer = torch.optim.Adam([*lstm.parameters(), *head.parameters()], lr=0.01)
         state = None
         for step in range(steps):
             x = torch.randn(4, 5, 5)
-            lstm.sieve = (Dense(), StochasticRows(target=0.4), StructuredGradients(target=0.3))[step % 3]
+            lstm.sieve = (DenseSieve(), StochasticSieve(target=0.4), RowSieve(target=0.3))[step % 3]
             y, state = lstm(x, state)
             state = tuple(s.detach() for s in state)
             loss = nn.functional.cross_entropy(head(y).flatten(0, 1), x[:, :, :3].argmax(dim=2).flatten())

@@ -16,12 +16,12 @@ from torch.autograd.gradcheck import GradcheckError
 import gradsieve.training.float_backward
 import gradsieve.training.forward
 from gradsieve.golden.types import SieveMode
-from gradsieve.training.engines import FloatEngine
+from gradsieve.training.backends import FloatBackend
 from gradsieve.training.float_backward import FloatBackward, Kept, LayerGradients, Upstream, Workspace
 from gradsieve.training.forward import LayerTape, compaction_pays, forward
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
-from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.methods.sieves import RowSieve
 from gradsieve.training.methods.structured_dropout import ColumnMasks, StructuredDropout
 
 MODES = list(SieveMode)
@@ -370,6 +370,6 @@ def test_gradcheck_with_unit_masks(bidirectional: bool) -> None:
 
 def test_gradcheck_notices_a_sieve() -> None:
     lstm, inputs = module()
-    lstm.weight_masks, lstm.sieve, lstm.engine = None, StructuredGradients(tau=0.3), FloatEngine(lanes=1)
+    lstm.weight_masks, lstm.sieve, lstm.backend = None, RowSieve(tau=0.3), FloatBackend(lanes=1)
     with pytest.raises(GradcheckError):
         check(lstm, inputs)

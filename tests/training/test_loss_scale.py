@@ -1,4 +1,4 @@
-"""The automatic loss scale of the integer engines."""
+"""The automatic loss scale of the integer backends."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from gradsieve.training.engines import BackwardPass, FloatEngine
+from gradsieve.training.backends import BackwardPass, FloatBackend
 from gradsieve.training.float_backward import LayerGradients
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
-from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.methods.sieves import RowSieve
 from gradsieve.training.statistics import PassStatistics
 
 I, H = 3, 4
@@ -37,7 +37,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
-class CountingEngine(FloatEngine):
+class CountingBackend(FloatBackend):
     """Tells how many backward passes were ours."""
 
     calls = 0
@@ -53,9 +53,9 @@ def pair(path: str, *, double: bool = True, **layout: Any) -> tuple[nn.LSTM, Sie
     ours = SievedLSTM(I, H, **layout)
     ours.load_state_dict(theirs.state_dict(), strict=True)
     if path == "sieved":  # a tau of 0 keeps every row that is not zero; a number of lanes leaves no way round it
-        ours.sieve, ours.engine = StructuredGradients(tau=0.0), CountingEngine(lanes=2)
+        ours.sieve, ours.backend = RowSieve(tau=0.0), CountingBackend(lanes=2)
     else:
-        ours.engine = CountingEngine()
+        ours.backend = CountingBackend()
         if path == "dense":
             ours.weight_masks = WeightMasks(4, {})
     return (theirs.double(), ours.double()) if double else (theirs, ours)
@@ -102,8 +102,8 @@ def assert_path(ours: SievedLSTM, path: str, passes: int) -> None:
     statistics = ours.take_statistics()
     assert len(statistics) == passes
     assert all((s.rows is None) == (path != "sieved") for s in statistics)
-    assert ours.engine.calls == (0 if path == "plain" else passes)  # type: ignore[attr-defined]
-    ours.engine.calls = 0  # type: ignore[attr-defined]
+    assert ours.backend.calls == (0 if path == "plain" else passes)  # type: ignore[attr-defined]
+    ours.backend.calls = 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -155,7 +155,7 @@ def test_partial_use_of_the_outputs(parts: str, path: str) -> None:
     state = leaves(theirs, 3, True)
     assert state is not None
     assert_equal_passes(theirs, ours, x, state, [x, *state], parts=parts)
-    assert ours.engine.calls == (0 if path == "plain" else 4)  # type: ignore[attr-defined]
+    assert ours.backend.calls == (0 if path == "plain" else 4)  # type: ignore[attr-defined]
     packed = pack_sequence([torch.randn(n, I, dtype=torch.float64) for n in (4, 2, 1)])
     assert_equal_passes(theirs, ours, packed, state, [*state], parts=parts)
 
@@ -169,7 +169,7 @@ def test_frozen_parameters_and_inputs_without_gradient(frozen: str, path: str) -
             p.requires_grad_(name == "bias_hh_l0" if frozen.startswith("all") else name != frozen)
     x = torch.randn(4, 3, I, dtype=torch.float64)
     assert_equal_passes(theirs, ours, x, None, [])
-    assert ours.engine.calls == (0 if path == "plain" else 2)  # type: ignore[attr-defined]
+    assert ours.backend.calls == (0 if path == "plain" else 2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -374,7 +374,7 @@ def test_wrong_calls_raise_what_theirs_raise(call: Callable[[nn.LSTM], Any], pat
         call(ours)
     if not any(word in str(expected.value) for word in ("mkldnn", "non-singleton", "mat1")):  # their kernels' words
         assert str(found.value) == str(expected.value)
-    assert ours.engine.calls == 0  # type: ignore[attr-defined]
+    assert ours.backend.calls == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("path", PATHS)

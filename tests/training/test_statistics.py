@@ -1,4 +1,4 @@
-"""What passes report, counted one by one; and when the float engine leaves a pass to PyTorch."""
+"""What passes report, counted one by one; and when the float backend leaves a pass to PyTorch."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from gradsieve.training.engines import PROBE, FloatEngine, LayerState, sieving_pays
+from gradsieve.training.backends import PROBE, FloatBackend, LayerState, sieving_pays
 from gradsieve.training.lstm import KEPT_STATISTICS, SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
 from gradsieve.training.methods.sieves import (
-    Dense,
+    DenseSieve,
+    ElementSieve,
     GradientSieve,
-    StochasticRows,
-    StructuredGradients,
-    ThresholdedGradients,
+    RowSieve,
+    StochasticSieve,
 )
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 from gradsieve.training.statistics import PassStatistics
@@ -76,14 +76,12 @@ def test_a_pass_that_kept_nothing() -> None:
     assert nothing.macs == nothing.element_macs == nothing.kept_rows == nothing.covered_elements == 0
 
 
-@pytest.mark.parametrize(
-    "sieve", [ThresholdedGradients(tau=0.05), StructuredGradients(tau=0.1), StochasticRows(tau=0.1)]
-)
+@pytest.mark.parametrize("sieve", [ElementSieve(tau=0.05), RowSieve(tau=0.1), StochasticSieve(tau=0.1)])
 @pytest.mark.parametrize("lanes", [1, 3, None, 50])
 def test_what_a_module_reports_is_what_its_gradients_show(sieve: GradientSieve, lanes: int | None) -> None:
     """db of a step of one is the sum of dz', so that rows without gradient are rows that were dropped."""
     torch.manual_seed(1)
-    lstm = SievedLSTM(5, 6, sieve=sieve, engine=FloatEngine(lanes=lanes, columns=4))
+    lstm = SievedLSTM(5, 6, sieve=sieve, backend=FloatBackend(lanes=lanes, columns=4))
     y, _ = lstm(torch.randn(1, 7, 5))
     (y * torch.randn_like(y)).sum().backward()
     (taken,) = lstm.take_statistics()
@@ -101,7 +99,7 @@ def test_what_a_module_reports_is_what_its_gradients_show(sieve: GradientSieve, 
 
 
 def test_masks_and_dropout_are_reported_in_tiles_of_the_engine() -> None:
-    lstm = SievedLSTM(5, 6, engine=FloatEngine(columns=4), column_dropout=StructuredDropout(0.5, 0.5, columns=4))
+    lstm = SievedLSTM(5, 6, backend=FloatBackend(columns=4), column_dropout=StructuredDropout(0.5, 0.5, columns=4))
     lstm.weight_masks = WeightMasks(4, {"weight_hh_l0": torch.rand(24, 2) < 0.5})
     x = torch.randn(3, 2, 5)
     lstm(x)[0].sum().backward()
@@ -109,7 +107,7 @@ def test_masks_and_dropout_are_reported_in_tiles_of_the_engine() -> None:
     assert taken.block is not None and taken.block.shape == (24, 4)
     assert taken.column is not None and taken.column.shape == (3, 4)
     assert taken.rows is None and taken.macs < taken.dense_macs
-    lstm.engine = FloatEngine(columns=16)  # tiles of another engine save it nothing
+    lstm.backend = FloatBackend(columns=16)  # tiles of another engine save it nothing
     lstm(x)[0].sum().backward()
     (taken,) = lstm.take_statistics()
     assert taken.block is None and taken.column is None and taken.macs == taken.dense_macs
@@ -133,7 +131,7 @@ def test_plain_passes_are_counted_as_ours(kind: str, bidirectional: bool) -> Non
         "bidirectional": bidirectional,
         "batch_first": kind.endswith("batch first"),
     }
-    lstm = SievedLSTM(4, 6, **layout, engine=FloatEngine(columns=4))
+    lstm = SievedLSTM(4, 6, **layout, backend=FloatBackend(columns=4))
     found = []
     for masks in (None, WeightMasks(3, {})):  # of ours, in the second round
         lstm.weight_masks = masks
@@ -175,14 +173,14 @@ def test_plain_passes_count_once_a_backward_pass_whatever_is_used() -> None:
     assert len(lstm.take_statistics()) == KEPT_STATISTICS  # the oldest are gone
 
 
-# when the float engine passes over
+# when the float backend passes over
 
 
 H, B = 512, 64
 
 
 def over(sieve: GradientSieve, state: LayerState, lanes: int | None = None, h: int = H, b: int = B) -> bool:
-    return FloatEngine(lanes=lanes).passes_over(sieve, state, h, b)
+    return FloatBackend(lanes=lanes).passes_over(sieve, state, h, b)
 
 
 def test_what_pays() -> None:
@@ -192,13 +190,13 @@ def test_what_pays() -> None:
 
 
 def test_dense_is_plain_and_lanes_always_sieve() -> None:
-    assert over(Dense(), LayerState("l0", 0)) and over(Dense(), LayerState("l0", 0), lanes=4)
-    for sieve in (StructuredGradients(target=1.0), StructuredGradients(tau=0.0), ThresholdedGradients(target=0.9)):
+    assert over(DenseSieve(), LayerState("l0", 0)) and over(DenseSieve(), LayerState("l0", 0), lanes=4)
+    for sieve in (RowSieve(target=1.0), RowSieve(tau=0.0), ElementSieve(target=0.9)):
         state = LayerState("l0", 0, share=1.0)
         assert not any(over(sieve, state, lanes=4) for _ in range(PROBE + 5))
 
 
-@pytest.mark.parametrize("method", [StructuredGradients, StochasticRows])
+@pytest.mark.parametrize("method", [RowSieve, StochasticSieve])
 def test_a_target_of_rows_tells_beforehand(method: type[GradientSieve]) -> None:
     few, many = LayerState("l0", 0), LayerState("l0", 0)
     for _ in range(PROBE + 5):  # it needs no trying, whatever the last share was
@@ -207,9 +205,7 @@ def test_a_target_of_rows_tells_beforehand(method: type[GradientSieve]) -> None:
         few.share, many.share = 1.0, 0.0
 
 
-@pytest.mark.parametrize(
-    "sieve", [StructuredGradients(tau=0.1), ThresholdedGradients(tau=0.1), ThresholdedGradients(target=0.2)]
-)
+@pytest.mark.parametrize("sieve", [RowSieve(tau=0.1), ElementSieve(tau=0.1), ElementSieve(target=0.2)])
 def test_others_are_tried_and_tried_again(sieve: GradientSieve) -> None:
     state = LayerState("l0", 0)
     assert not over(sieve, state)  # unknown: tried
@@ -225,7 +221,7 @@ def test_others_are_tried_and_tried_again(sieve: GradientSieve) -> None:
 def test_a_module_falls_back_and_probes_again() -> None:
     """tau = 0 keeps everything: one pass finds out, PROBE plain ones follow, then it looks again."""
     torch.manual_seed(2)
-    lstm = SievedLSTM(4, 6, sieve=StructuredGradients(tau=0.0))
+    lstm = SievedLSTM(4, 6, sieve=RowSieve(tau=0.0))
     x = torch.randn(3, 2, 4)
     ours = []
     for _ in range(2 * PROBE + 3):
@@ -238,17 +234,17 @@ def test_a_module_falls_back_and_probes_again() -> None:
 @pytest.mark.parametrize(
     ("sieve", "lanes"),
     [
-        (StructuredGradients(target=0.2), None),
-        (StochasticRows(target=0.2), None),
-        (StructuredGradients(target=0.2), 4),
-        (StochasticRows(target=0.2), 4),
-        (ThresholdedGradients(target=0.1), 4),  # over a whole batch too many rows hold an element
+        (RowSieve(target=0.2), None),
+        (StochasticSieve(target=0.2), None),
+        (RowSieve(target=0.2), 4),
+        (StochasticSieve(target=0.2), 4),
+        (ElementSieve(target=0.1), 4),  # over a whole batch too many rows hold an element
     ],
 )
 def test_a_module_reaches_its_target(sieve: GradientSieve, lanes: int | None) -> None:
     torch.manual_seed(3)
     size, batch = (200, 32) if lanes is None else (16, 8)
-    lstm = SievedLSTM(16, size, sieve=sieve, engine=FloatEngine(lanes=lanes))
+    lstm = SievedLSTM(16, size, sieve=sieve, backend=FloatBackend(lanes=lanes))
     shares = []
     for step in range(24):
         y, _ = lstm(torch.randn(4, batch, 16))
@@ -264,7 +260,7 @@ def test_a_module_reaches_its_target(sieve: GradientSieve, lanes: int | None) ->
 
 def test_zero_gradients_do_no_harm() -> None:
     torch.manual_seed(4)
-    lstm = SievedLSTM(4, 6, sieve=StructuredGradients(target=0.3), engine=FloatEngine(lanes=1))
+    lstm = SievedLSTM(4, 6, sieve=RowSieve(target=0.3), backend=FloatBackend(lanes=1))
     x = torch.randn(3, 2, 4)
     for scale in (0.0, 0.0, 1.0, 0.0, 1.0, 1.0):
         lstm.zero_grad()
@@ -278,12 +274,12 @@ def test_zero_gradients_do_no_harm() -> None:
 @pytest.mark.parametrize(("lanes", "columns"), [(0, 16), (-1, 16), (None, 0)])
 def test_engines_that_make_no_sense(lanes: int | None, columns: int) -> None:
     with pytest.raises(ValueError, match="is not accepted: 1 or more"):
-        FloatEngine(lanes=lanes, columns=columns)
+        FloatBackend(lanes=lanes, columns=columns)
 
 
 def test_state_resumes_in_the_middle_of_a_sieved_training() -> None:
     def made() -> SievedLSTM:
-        return SievedLSTM(4, 6, 2, sieve=StochasticRows(target=0.3), engine=FloatEngine(lanes=1))
+        return SievedLSTM(4, 6, 2, sieve=StochasticSieve(target=0.3), backend=FloatBackend(lanes=1))
 
     def steps(lstm: SievedLSTM, count: int) -> None:
         for _ in range(count):

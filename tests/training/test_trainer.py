@@ -24,16 +24,16 @@ TINY: dict[str, Any] = {
     "training": {
         "steps": 12, "batch": 5, "window": 7, "record_every": 4, "evaluate_every": 6, "checkpoint_every": 5,
     },
-    "engine": {"lanes": 2, "columns": 4},
+    "backend": {"lanes": 2, "columns": 4},
 }  # fmt: skip
 
 METHODS: dict[str, dict[str, Any]] = {
     "dense": {},
     "element": {"sieve": {"method": "element", "target": 0.2}},
     "row": {"sieve": {"method": "row", "target": 0.3, "warm_up": 2, "dense_every": 4}},
-    "row, exact": {"sieve": {"method": "row", "target": 0.3}, "engine": {"kind": "exact"}},
+    "row, golden": {"sieve": {"method": "row", "target": 0.3}, "backend": {"kind": "golden"}},
     "stochastic": {"sieve": {"method": "stochastic", "targets": [[0, 0.5], [1, 0.2]]}, "model": {"layers": 2}},
-    "stochastic, exact": {"sieve": {"method": "stochastic", "target": 0.3}, "engine": {"kind": "exact"}},
+    "stochastic, golden": {"sieve": {"method": "stochastic", "target": 0.3}, "backend": {"kind": "golden"}},
     "standard dropout": {"dropout": {"kind": "standard", "input": 0.5, "output": 0.5}, "model": {"layers": 2}},
     "structured dropout": {"dropout": {"kind": "structured", "input": 0.5, "hidden": 0.5, "output": 0.5}},
     "sparse blocks": {"sparse_weights": {"density": 0.4, "every": 3}},
@@ -48,7 +48,7 @@ METHODS: dict[str, dict[str, Any]] = {
         "dropout": {"kind": "structured", "input": 0.5, "hidden": 0.3},
         "sparse_weights": {"density": 0.5, "every": 3},
         "training": {"decay": "cosine"},
-        "engine": {"kind": "exact"},
+        "backend": {"kind": "golden"},
     },
 }
 
@@ -93,23 +93,23 @@ def test_a_training_that_goes_on_from_a_checkpoint_is_the_uninterrupted_one_bit_
 
 def test_training_on_the_simulated_engine_is_the_exact_one_with_counted_cycles(tmp_path: Path) -> None:
     runs = {}
-    for kind in ("exact", "simulated"):
+    for kind in ("golden", "simulated"):
         over = {
             "model": {"hidden": 8, "embedding": 7},
             "training": {"steps": 6, "window": 6},
             "sieve": {"method": "stochastic", "target": 0.4, "dense_every": 3},
-            "engine": {"kind": kind, "preset": "tiny"},
+            "backend": {"kind": kind, "preset": "tiny"},
         }
         result = train(settings(over), tmp_path / kind)
         runs[kind] = result, load_checkpoint(tmp_path / kind / CHECKPOINT)["model"]
-    (exact, a), (device, b) = runs.values()
+    (golden, a), (device, b) = runs.values()
     assert all(torch.equal(a[name], b[name]) for name in a)
-    assert (exact.measured, device.measured) == (False, True)
-    assert exact.last.saturations == device.last.saturations
-    assert exact.last.work.backward == device.last.work.backward
+    assert (golden.measured, device.measured) == (False, True)
+    assert golden.last.saturations == device.last.saturations
+    assert golden.last.work.backward == device.last.work.backward
     # Counted, not modelled: near the model's, but not its numbers.
-    assert exact.last.work.cycles != device.last.work.cycles
-    assert exact.last.work.cycles == pytest.approx(device.last.work.cycles, rel=0.4)
+    assert golden.last.work.cycles != device.last.work.cycles
+    assert golden.last.work.cycles == pytest.approx(device.last.work.cycles, rel=0.4)
 
 
 def test_training_learns_and_the_seed_decides(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_what_cannot_be_trained_is_refused_before_any_work(tmp_path: Path) -> No
     with pytest.raises(TextError, match="cannot be read"):
         train(settings({"text": {"file": tmp_path / "none.txt"}}), folder)
     with pytest.raises(ConfigError, match=r"does not run H = 12 \(1 to 8\)"):
-        train(settings({"engine": {"kind": "exact", "preset": "tiny"}}), folder)
+        train(settings({"backend": {"kind": "golden", "preset": "tiny"}}), folder)
     short = tmp_path / "short.txt"
     short.write_text("too short" * 6)
     with pytest.raises(TextError, match="has 49 tokens, and 5 streams of 7 tokens a step need 75 or more"):
@@ -271,23 +271,23 @@ def test_what_cannot_be_trained_is_refused_before_any_work(tmp_path: Path) -> No
         ({"sparse_weights": {}}, r"sparse_weights\.density: missing"),
         ({"dropout": {"input": 0.5}}, r"input = 0\.5 is not accepted with kind 'none'"),
         ({"dropout": {"kind": "standard", "hidden": 0.5}}, r"hidden = 0\.5 is not accepted with kind 'standard'"),
-        ({"engine": {"kind": "exact", "lanes": 0}}, "lanes = 0 is not accepted by the exact engine"),
-        ({"engine": {"preset": "huge"}}, "preset 'huge' is not accepted: tiny, edge, default, ptb are"),
+        ({"backend": {"kind": "golden", "lanes": 0}}, "lanes = 0 is not accepted by the golden backend"),
+        ({"backend": {"preset": "huge"}}, "preset 'huge' is not accepted: tiny, edge, default, ptb are"),
         (
-            {"sparse_weights": {"density": 0.5, "structure": "unstructured"}, "engine": {"kind": "exact"}},
-            "'unstructured' is not accepted by the exact engine: 'block' is",
+            {"sparse_weights": {"density": 0.5, "structure": "unstructured"}, "backend": {"kind": "golden"}},
+            "must be 'block' with the golden backend, got 'unstructured'",
         ),
         ({"sparse_weights": {"density": 0.5}, "sampled_masks": {"keep": 0.5}}, "are both given"),
         ({"training": {"rate": float("inf")}}, r"training\.rate: inf is not accepted: input should be a finite number"),
         ({"training": {"seed": 1 << 63}}, r"training\.seed: 9223372036854775808 is not accepted: .* less than"),
         ({"sieve": {"warm_up": 3}}, "warm_up is not accepted with method 'dense'"),
         (
-            {"engine": {"kind": "float", "preset": "tiny"}},
-            "preset 'tiny' is not accepted by the float engine: exact and simulated take one",
+            {"backend": {"kind": "float", "preset": "tiny"}},
+            "preset 'tiny' is not accepted by the float backend: golden and simulated take one",
         ),
         (
-            {"engine": {"config": "my.toml"}},
-            r"config 'my\.toml' is not accepted by the float engine: exact and simulated take one",
+            {"backend": {"config": "my.toml"}},
+            r"config 'my\.toml' is not accepted by the float backend: golden and simulated take one",
         ),
     ],
 )

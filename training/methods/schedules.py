@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from gradsieve.training.methods.sieves import Dense, GradientSieve, SieveError
+from gradsieve.training.methods.sieves import DenseSieve, GradientSieve, SieveError
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,13 @@ class MixedTraining:
             self.sieve.with_target(share)
 
     def at(self, step: int) -> GradientSieve:
-        """The sieve of step 0, 1, ...: `Dense()` in the dense ones."""
+        """The sieve of step 0, 1, ...: `DenseSieve()` in the dense ones."""
         if (
             step < self.warm_up
             or (self.dense_every and step % self.dense_every == self.dense_every - 1)
             or (self.dense_tail and step >= self.steps - round(self.steps * self.dense_tail))
         ):
-            return Dense()
+            return DenseSieve()
         return self.sieve.with_target(self._target(step / self.steps)) if self.targets else self.sieve
 
     def _target(self, progress: float) -> float:

@@ -30,7 +30,7 @@ class GradientSieve:
     """A method and its settings: a fixed threshold `tau`, or a `target` share that the threshold is steered to.
 
     `tau` is in units of the gradients that reach the layer.  `target` is the share of gate rows to keep (of elements,
-    in `ThresholdedGradients`): before the first pass a dense one measures the gradients, and after each pass the
+    in `ElementSieve`): before the first pass a dense one measures the gradients, and after each pass the
     threshold moves towards the target; after one that kept nothing it is measured again.  Raises SieveError unless just
     one of them is given, in its range.
     """
@@ -63,7 +63,7 @@ class GradientSieve:
 
 
 @dataclass(frozen=True)
-class Dense(GradientSieve):
+class DenseSieve(GradientSieve):
     """No sieve: every gate gradient is used."""
 
     mode = SieveMode.DENSE
@@ -79,7 +79,7 @@ class Dense(GradientSieve):
 
 
 @dataclass(frozen=True)
-class ThresholdedGradients(GradientSieve):
+class ElementSieve(GradientSieve):
     """Elements with |dz| < tau become zero.
 
     Zhu et al. 2016 ("a simple thresholding technique" on the gradients of the linear gates); their threshold is not
@@ -92,7 +92,7 @@ class ThresholdedGradients(GradientSieve):
 
 
 @dataclass(frozen=True)
-class StructuredGradients(GradientSieve):
+class RowSieve(GradientSieve):
     """Whole gate rows of a batch tile are dropped if none of their lanes reaches tau.
 
     After Zhu et al. 2018 (structured sparsity in the gate gradients, mixed with dense training, for which see
@@ -105,7 +105,7 @@ class StructuredGradients(GradientSieve):
 
 
 @dataclass(frozen=True)
-class StochasticRows(GradientSieve):
+class StochasticSieve(GradientSieve):
     """A row below tau survives with probability 2^-n and is scaled by 2^n, n = least n >= 0 with score * 2^n >= tau.
 
     Ours.  The expectation of every element is its value, so the gradient has no bias from the sieve of one step; rows
@@ -117,10 +117,10 @@ class StochasticRows(GradientSieve):
 
 
 METHODS: dict[str, type[GradientSieve]] = {
-    "dense": Dense,
-    "element": ThresholdedGradients,
-    "row": StructuredGradients,
-    "stochastic": StochasticRows,
+    "dense": DenseSieve,
+    "element": ElementSieve,
+    "row": RowSieve,
+    "stochastic": StochasticSieve,
 }
 """The sieves by the names of the engine's modes."""
 

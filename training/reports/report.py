@@ -143,7 +143,7 @@ def _finite(value: Any) -> Any:
 def _summary(result: Result) -> str:
     """What was trained, in one sentence of what the settings say."""
     text, model, training = (_section(result, name) for name in ("text", "model", "training"))
-    hidden, layers, kind = model.get("hidden"), model.get("layers"), _section(result, "engine").get("kind")
+    hidden, layers, kind = model.get("hidden"), model.get("layers"), _section(result, "backend").get("kind")
     sizes = {
         "H": hidden,
         "I": hidden if model.get("embedding") is None else model["embedding"],
@@ -164,7 +164,7 @@ def _summary(result: Result) -> str:
     if "steps" in training:
         parts.append(f"for {count(training['steps'])} steps")
     if kind is not None:
-        parts.append(f"on the {kind} engine")
+        parts.append(f"on the {kind} backend")
     if "seed" in training:
         parts.append(f"with seed {training['seed']}")
     return f"{what}, trained {' '.join(parts)}." if parts else f"{what}."

@@ -17,7 +17,7 @@ from gradsieve.training.errors import SettingsError
 from gradsieve.training.settings import Settings, make, merge, read_toml
 
 SECTIONS = tuple(name for name in Settings.model_fields if name != "name")
-PATHS = (("text", "file"), ("text", "valid"), ("engine", "config"))
+PATHS = (("text", "file"), ("text", "valid"), ("backend", "config"))
 """Settings that name files, relative to the study's folder."""
 SLUG = 60
 """Most characters that a run's name gives to a folder's."""

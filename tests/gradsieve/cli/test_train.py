@@ -32,7 +32,7 @@ evaluate_every = 10
 [sieve]
 method = "row"
 target = 0.3
-[engine]
+[backend]
 lanes = 2
 columns = 4
 """
@@ -62,7 +62,7 @@ def test_training_leaves_result_report_and_checkpoint(
 
 
 def test_options_overrule_the_file(config: Path) -> None:
-    options = {"training": {"steps": 7, "seed": None}, "sieve": {"method": None, "target": 0.1}, "engine": {}}
+    options = {"training": {"steps": 7, "seed": None}, "sieve": {"method": None, "target": 0.1}, "backend": {}}
     chosen = settings_of(config, options)
     assert (chosen.training.steps, chosen.training.seed, chosen.sieve.target) == (7, 1, 0.1)
     assert chosen.sieve.method == "row"
@@ -125,7 +125,11 @@ def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
         (["--steps", "0"], 2, "training.steps: 0 is not accepted"),
         (["--config", "none.toml"], 2, "none.toml: cannot be read (No such file or directory)"),
         (["--text", "none.txt"], 1, "none.txt: cannot be read (No such file or directory)"),
-        (["--engine", "gpu"], 2, "engine.kind: 'gpu' is not accepted: input should be 'float', 'exact' or 'simulated'"),
+        (
+            ["--backend", "gpu"],
+            2,
+            "backend.kind: 'gpu' is not accepted: input should be 'float', 'golden' or 'simulated'",
+        ),
     ],
 )
 def test_bad_input_is_one_line_before_any_work(

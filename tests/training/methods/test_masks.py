@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from gradsieve.training.engines import FloatEngine
+from gradsieve.training.backends import FloatBackend
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks, expand_blocks
-from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.methods.sieves import RowSieve
 
 I, H, R = 5, 6, 4
 
@@ -52,7 +52,7 @@ def test_weight_masks_are_weights_at_zero(columns: int, bidirectional: bool, sie
     masks = random_masks(ours, columns)
     ours.weight_masks = WeightMasks(columns, masks)
     if sieved:
-        ours.sieve, ours.engine = StructuredGradients(tau=0.0), FloatEngine(lanes=1, columns=R)
+        ours.sieve, ours.backend = RowSieve(tau=0.0), FloatBackend(lanes=1, columns=R)
     with torch.no_grad():
         for name, p in theirs.named_parameters():
             if name.startswith("weight"):
@@ -115,7 +115,7 @@ def test_bitmap_of_a_layer_has_the_tiles_of_x_before_those_of_h() -> None:
     block = masks.blocks("l1", 4 * H, (I, H))
     assert block.shape == (4 * H, 4) and bool(block[:, :2].all()) and torch.equal(block[:, 2:], hh)
     assert bool(masks.blocks("l0", 4 * H, (I, H)).all())
-    lstm = SievedLSTM(I, H, engine=FloatEngine(columns=R))
+    lstm = SievedLSTM(I, H, backend=FloatBackend(columns=R))
     lstm.weight_masks = WeightMasks(R, {"weight_hh_l0": hh})
     lstm(torch.randn(3, 2, I))[0].sum().backward()
     (taken,) = lstm.take_statistics()
@@ -153,7 +153,7 @@ def test_unit_masks_are_the_network_without_those_units(
     assert all(0 < int(u.sum()) < H for u in units)
     ours.unit_masks = units
     if sieved:
-        ours.sieve, ours.engine = StructuredGradients(tau=0.0), FloatEngine(lanes=1)
+        ours.sieve, ours.backend = RowSieve(tau=0.0), FloatBackend(lanes=1)
     directions = 2 if bidirectional else 1
     h0, c0 = (torch.randn(len(ours.layers), 3, H).double().requires_grad_() for _ in range(2))
     for x in (torch.randn(3, 3, I).double().requires_grad_(), packed()):

@@ -8,19 +8,19 @@ import pytest
 
 from gradsieve.training.methods.schedules import MixedTraining
 from gradsieve.training.methods.sieves import (
-    Dense,
+    DenseSieve,
+    ElementSieve,
+    RowSieve,
     SieveError,
-    StochasticRows,
-    StructuredGradients,
-    ThresholdedGradients,
+    StochasticSieve,
 )
 
-SIEVE = StructuredGradients(tau=0.5)
+SIEVE = RowSieve(tau=0.5)
 
 
 def dense_steps(schedule: MixedTraining, more: int = 0) -> list[int]:
     for step in range(schedule.steps + more):
-        assert schedule.at(step) in (Dense(), schedule.sieve)
+        assert schedule.at(step) in (DenseSieve(), schedule.sieve)
     return [step for step in range(schedule.steps + more) if schedule.at(step).dense]
 
 
@@ -50,25 +50,27 @@ def test_the_tail_has_its_share_of_the_steps_in_spite_of_rounding(steps: int) ->
 
 
 def test_targets_are_linear_between_points() -> None:
-    for method in (StochasticRows, StructuredGradients, ThresholdedGradients):
+    for method in (StochasticSieve, RowSieve, ElementSieve):
         schedule = MixedTraining(method(target=1.0), 100, targets=((0.2, 0.8), (0.6, 0.2)))
         found = {step: schedule.at(step).target for step in (0, 10, 20, 30, 40, 50, 60, 80, 99)}
         expected = {0: 0.8, 10: 0.8, 20: 0.8, 30: 0.65, 40: 0.5, 50: 0.35, 60: 0.2, 80: 0.2, 99: 0.2}
         assert found == pytest.approx(expected)
         assert all(type(schedule.at(step)) is method for step in found)
-    one = MixedTraining(StochasticRows(target=0.5), 10, targets=((0.5, 0.25),))
+    one = MixedTraining(StochasticSieve(target=0.5), 10, targets=((0.5, 0.25),))
     assert {one.at(step).target for step in range(10)} == {0.25}
 
 
 def test_targets_and_dense_steps_combine() -> None:
-    schedule = MixedTraining(StochasticRows(target=0.5), 10, warm_up=1, dense_every=3, targets=((0.0, 0.5), (1.0, 0.1)))
+    schedule = MixedTraining(
+        StochasticSieve(target=0.5), 10, warm_up=1, dense_every=3, targets=((0.0, 0.5), (1.0, 0.1))
+    )
     kinds = [schedule.at(step).target for step in range(6)]
     assert kinds == [None, pytest.approx(0.46), None, pytest.approx(0.38), pytest.approx(0.34), None]
 
 
 def test_a_dense_sieve_stays_dense() -> None:
-    schedule = MixedTraining(Dense(), 10, targets=((0.0, 0.5),))
-    assert all(schedule.at(step) == Dense() for step in range(10))
+    schedule = MixedTraining(DenseSieve(), 10, targets=((0.0, 0.5),))
+    assert all(schedule.at(step) == DenseSieve() for step in range(10))
 
 
 @pytest.mark.parametrize(
@@ -82,13 +84,13 @@ def test_a_dense_sieve_stays_dense() -> None:
         ({"dense_tail": 1.5}, r"dense_tail = 1\.5 is not accepted"),
         ({"dense_tail": float("nan")}, "dense_tail = nan is not accepted"),
         ({"targets": ((0.0, 0.5),)}, r"targets are not accepted with a fixed tau = 0\.5"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.5), (0.2, 0.1))}, "ascending points"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.5), (0.5, 0.1))}, "ascending points"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.5), (1.2, 0.1))}, "ascending points from 0 to 1"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((-0.5, 0.5),)}, "ascending points from 0 to 1"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 0.0),)}, r"target = 0\.0 is not accepted"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((0.5, 1.5),)}, r"target = 1\.5 is not accepted"),
-        ({"sieve": StochasticRows(target=0.5), "targets": ((float("nan"), 0.5),)}, "ascending points from 0 to 1"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((0.5, 0.5), (0.2, 0.1))}, "ascending points"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((0.5, 0.5), (0.5, 0.1))}, "ascending points"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((0.5, 0.5), (1.2, 0.1))}, "ascending points from 0 to 1"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((-0.5, 0.5),)}, "ascending points from 0 to 1"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((0.5, 0.0),)}, r"target = 0\.0 is not accepted"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((0.5, 1.5),)}, r"target = 1\.5 is not accepted"),
+        ({"sieve": StochasticSieve(target=0.5), "targets": ((float("nan"), 0.5),)}, "ascending points from 0 to 1"),
     ],
     ids=str,
 )

@@ -13,13 +13,13 @@ from gradsieve.golden.types import SieveMode
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.sieves import (
     METHODS,
-    Dense,
+    DenseSieve,
+    ElementSieve,
     GradientSieve,
+    RowSieve,
     SieveError,
-    StochasticRows,
-    StructuredGradients,
+    StochasticSieve,
     Threshold,
-    ThresholdedGradients,
     gains,
     row_scores,
     sift,
@@ -175,7 +175,7 @@ def test_the_stochastic_sieve_has_no_bias() -> None:
 
 
 def test_settings() -> None:
-    for make in (ThresholdedGradients, StructuredGradients, StochasticRows):
+    for make in (ElementSieve, RowSieve, StochasticSieve):
         for wrong, word in (
             ({}, "give one of them"),
             ({"tau": 1.0, "target": 0.5}, "give one of them"),
@@ -191,8 +191,8 @@ def test_settings() -> None:
         assert make(tau=0.5).with_target(0.25) == make(target=0.25)
         assert not make(target=1.0).dense
     with pytest.raises(SieveError, match="are not accepted by a dense pass"):
-        Dense(tau=1.0)
-    assert Dense().dense and Dense().with_target(0.1) == Dense()
+        DenseSieve(tau=1.0)
+    assert DenseSieve().dense and DenseSieve().with_target(0.1) == DenseSieve()
     assert {name: method.mode.name.lower() for name, method in METHODS.items()} == {name: name for name in METHODS}
     assert all(method.source for method in METHODS.values())
 
@@ -222,7 +222,7 @@ as many suffice for a factor of a million.
 """
 
 
-@pytest.mark.parametrize("method", [ThresholdedGradients, StructuredGradients, StochasticRows])
+@pytest.mark.parametrize("method", [ElementSieve, RowSieve, StochasticSieve])
 @pytest.mark.parametrize("target", [0.1, 0.2, 0.5])
 def test_the_threshold_reaches_its_target(method: type[GradientSieve], target: float) -> None:
     generator = torch.Generator().manual_seed(6)
@@ -243,7 +243,7 @@ def test_the_threshold_reaches_its_target(method: type[GradientSieve], target: f
         assert all(abs(share / target - 1) < 0.6 for share in late)
 
 
-@pytest.mark.parametrize("method", [ThresholdedGradients, StructuredGradients, StochasticRows])
+@pytest.mark.parametrize("method", [ElementSieve, RowSieve, StochasticSieve])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_first_threshold_is_the_target_at_once(method: type[GradientSieve], dtype: torch.dtype) -> None:
     dz = synthetic(torch.Generator().manual_seed(7), 1.0).to(dtype)
@@ -261,7 +261,7 @@ def test_the_first_threshold_is_the_target_at_once(method: type[GradientSieve], 
 
 
 def test_zero_gradients_neither_start_nor_stop_the_steering() -> None:
-    sieve, threshold = StructuredGradients(target=0.2), Threshold()
+    sieve, threshold = RowSieve(target=0.2), Threshold()
     generator = torch.Generator().manual_seed(8)
     threshold.measure(sieve, torch.zeros(2, 3, 8), 1)
     assert threshold.current(sieve) is None
@@ -284,7 +284,7 @@ def test_zero_gradients_neither_start_nor_stop_the_steering() -> None:
 @pytest.mark.parametrize("share", [1.0, 0.01])
 def test_a_target_out_of_reach_does_not_break_the_threshold(share: float) -> None:
     """More rows that are not finite, or fewer rows that are not zero, than the target."""
-    sieve, threshold = StructuredGradients(target=0.2), Threshold(tau=1.0)
+    sieve, threshold = RowSieve(target=0.2), Threshold(tau=1.0)
     for _ in range(5000):
         threshold.observe(sieve, share)
         assert threshold.tau is None or 0 < threshold.tau < math.inf
@@ -292,11 +292,11 @@ def test_a_target_out_of_reach_does_not_break_the_threshold(share: float) -> Non
 
 
 def test_fixed_thresholds_stay_and_states_resume() -> None:
-    fixed, threshold = StructuredGradients(tau=0.25), Threshold(tau=3.0)
+    fixed, threshold = RowSieve(tau=0.25), Threshold(tau=3.0)
     for share in (0.0, 0.1, 1.0):
         threshold.observe(fixed, share)
         assert threshold.current(fixed) == 0.25 and threshold.tau == 3.0
-    steered, resumed = StochasticRows(target=0.3), Threshold()
+    steered, resumed = StochasticSieve(target=0.3), Threshold()
     resumed.load_state_dict(threshold.state_dict())
     for share in (0.5, 0.1, 0.9, 0.31):
         threshold.observe(steered, share)
@@ -308,10 +308,10 @@ def test_fixed_thresholds_stay_and_states_resume() -> None:
 
 
 def test_a_layer_takes_a_sieve_or_none() -> None:
-    lstm = SievedLSTM(2, 3, sieve=StructuredGradients(target=0.2))
+    lstm = SievedLSTM(2, 3, sieve=RowSieve(target=0.2))
     lstm.sieve = None
-    assert isinstance(lstm.sieve, Dense)
-    for wrong in (StructuredGradients, 0.2):
-        with pytest.raises(TypeError, match=r"sieve .* is not accepted: one such as StructuredGr"):
+    assert isinstance(lstm.sieve, DenseSieve)
+    for wrong in (RowSieve, 0.2):
+        with pytest.raises(TypeError, match=r"sieve .* is not accepted: one such as RowSieve"):
             lstm.sieve = wrong  # type: ignore[assignment]
-    assert isinstance(lstm.sieve, Dense)
+    assert isinstance(lstm.sieve, DenseSieve)

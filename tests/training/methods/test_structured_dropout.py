@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
-from gradsieve.training.engines import FloatEngine
+from gradsieve.training.backends import FloatBackend
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
-from gradsieve.training.methods.sieves import StructuredGradients
+from gradsieve.training.methods.sieves import RowSieve
 from gradsieve.training.methods.structured_dropout import ColumnDropout, ColumnMasks, StructuredDropout
 
 CONFIDENCE = 1e-6
@@ -131,7 +131,7 @@ def test_a_layer_against_autograd(p: tuple[float, float], batch: int, sieved: bo
     torch.manual_seed(3)
     ours = SievedLSTM(7, 6, column_dropout=StructuredDropout(*p, columns=2)).double()
     if sieved:
-        ours.sieve, ours.engine = StructuredGradients(tau=0.0), FloatEngine(lanes=2)
+        ours.sieve, ours.backend = RowSieve(tau=0.0), FloatBackend(lanes=2)
     x, h, c = (torch.randn(shape).double().requires_grad_() for shape in ((5, batch, 7), (batch, 6), (batch, 6)))
     for _ in range(2):  # the second pass draws anew
         generator = torch.Generator()

@@ -22,7 +22,7 @@ SETTINGS: dict[str, Any] = {
     "model": {"hidden": 256, "embedding": 128, "layers": 2, "dropout": 0.25},
     "training": {"batch": 32, "window": 35, "steps": 3000, "seed": 7, "schedule": ["warm-up", "dense tail"]},
     "sieve": {"method": "row", "target": 0.2},
-    "engine": {"kind": "exact", "config": {"R": 16, "C": 4}},
+    "backend": {"kind": "golden", "config": {"R": 16, "C": 4}},
 }
 
 

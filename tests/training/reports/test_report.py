@@ -81,7 +81,7 @@ def test_says_what_was_trained(tmp_path: Path) -> None:
     words = page(tmp_path, result(record(1))).words
     assert (
         "An LSTM of 2 layers with 1.23 M parameters (H = 256, I = 128, B = 32, T = 35), trained on the words of "
-        "wiki.train.txt for 3,000 steps on the exact engine with seed 7." in words
+        "wiki.train.txt for 3,000 steps on the golden backend with seed 7." in words
     )
     small = {
         "text": {"file": None, "level": "char"},
@@ -113,14 +113,14 @@ def test_a_whole_run_has_every_plot(tmp_path: Path) -> None:
 def test_names_are_escaped(tmp_path: Path) -> None:
     bad = "<script>alert('x')</script> & \"quoted\" $x^2$"
     records = [record(k, saturations={bad: k}, layers=(layer(bad), layer("l1"))) for k in (1, 2)]
-    settings = {"text": {"file": f"/{bad}", "level": bad}, "engine": {"kind": bad}, bad: {bad: bad}}
+    settings = {"text": {"file": f"/{bad}", "level": bad}, "backend": {"kind": bad}, bad: {bad: bad}}
     found = page(tmp_path, result(*records, name=bad, settings=settings), result(*records, name=bad))
     assert f"{bad}: training report" in found.words and f"{bad}: validation" in found.legends
-    assert found.tables[1][1][0] == bad and f"{bad} 2." in found.words and f"on the {bad} engine" in found.words
+    assert found.tables[1][1][0] == bad and f"{bad} 2." in found.words and f"on the {bad} backend" in found.words
     assert tomllib.loads(found.pre) == settings
 
 
-def test_float_engine_and_one_record(tmp_path: Path) -> None:
+def test_float_backend_and_one_record(tmp_path: Path) -> None:
     floats = [record(k, saturations={}, layers=(layer("l0", tau=None, scale=None),)) for k in (1, 2)]
     found = page(tmp_path, result(*floats))
     assert found.tiles["saturations"][0] == "none" and "Saturations: none" in found.words

@@ -89,7 +89,7 @@ class BackwardPass:
     need_dx: bool = True
 
 
-class Engine(Protocol):
+class Backend(Protocol):
     """Computes backward passes."""
 
     name: str
@@ -161,7 +161,7 @@ def sieving_pays(share: float, H: int, B: int) -> bool:
     return share * (ROW_COST + COPY_COST / B) + STEP_COST / (B * H) < MARGIN
 
 
-class FloatEngine:
+class FloatBackend:
     """The fast path, on any device of PyTorch: GEMMs over the surviving rows or columns only.
 
     `lanes`: lanes of a batch tile.  None, the whole batch, is what a CPU or GPU gains most from: where so many rows
@@ -181,7 +181,7 @@ class FloatEngine:
         self._workspace = Workspace()
 
     def passes_over(self, sieve: GradientSieve, state: LayerState, H: int, B: int) -> bool:
-        """See `Engine`."""
+        """See `Backend`."""
         if sieve.dense:
             return True
         if self.lanes is not None:
@@ -198,7 +198,7 @@ class FloatEngine:
         return True
 
     def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
-        """See `Engine`."""
+        """See `Backend`."""
         H, I, B, T = run.tape.sizes
         lanes = min(self.lanes or B, B)
         mode, tau = _mode_and_tau(run, lanes, self._workspace)
@@ -219,7 +219,7 @@ class FloatEngine:
         return gradients, statistics
 
 
-class ExactEngine:
+class GoldenBackend:
     """The golden integers: the tape is quantised with an automatic loss scale, the results scaled back to floats.
 
     `config`: the engine; sizes of a run must be within its maxima.  None: one of `lanes` and `columns` that fits
@@ -227,7 +227,7 @@ class ExactEngine:
     finite.
     """
 
-    name = "exact"
+    name = "golden"
 
     def __init__(self, config: EngineConfig | None = None, lanes: int = 4, columns: int = 16) -> None:
         self.config = config
@@ -254,7 +254,7 @@ class ExactEngine:
         return golden_backward(config, weights, tape, sieve, masks), None
 
     def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
-        """See `Engine`."""
+        """See `Backend`."""
         H, I, B, T = run.tape.sizes
         config = self.config_for(H, I, B, T)
         if run.block is not None and run.block_columns != config.R:
@@ -310,8 +310,8 @@ class ExactEngine:
         return gradients, statistics
 
 
-class DeviceEngine(ExactEngine):
-    """A device, simulated or a board: the numbers of `ExactEngine`, bit for bit, and its cycles.
+class DeviceBackend(GoldenBackend):
+    """A device, simulated or a board: the numbers of `GoldenBackend`, bit for bit, and its cycles.
 
     `device`: an open one; sizes of a run must be within the maxima of its config.
     """

@@ -1,4 +1,4 @@
-"""The integer engines: the golden model behind `SievedLSTM`, and a device that gives the same bits."""
+"""The integer backends: the golden model behind `SievedLSTM`, and a device that gives the same bits."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from gradsieve.golden.backward import backward
 from gradsieve.golden.quantize import dequantize, quantize_tape, quantize_weights
 from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape
 from gradsieve.hw.config import ConfigError, EngineConfig, make
-from gradsieve.training.engines import DeviceEngine, Engine, ExactEngine, FloatEngine
+from gradsieve.training.backends import Backend, DeviceBackend, FloatBackend, GoldenBackend
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
 from gradsieve.training.methods.sieves import (
-    Dense,
+    DenseSieve,
+    ElementSieve,
     GradientSieve,
-    StochasticRows,
-    StructuredGradients,
-    ThresholdedGradients,
+    RowSieve,
+    StochasticSieve,
 )
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 
@@ -31,18 +31,18 @@ Devices = Callable[[EngineConfig], Device]
 
 SMALL = make("test", name="small", R=4, C=2, max_H=12, max_I=12, max_B=6, max_T=8)
 SIEVES: list[GradientSieve] = [
-    Dense(),
-    ThresholdedGradients(target=0.3),
-    StructuredGradients(target=0.4),
-    StructuredGradients(tau=1e-3),
-    StochasticRows(target=0.3),
+    DenseSieve(),
+    ElementSieve(target=0.3),
+    RowSieve(target=0.4),
+    RowSieve(tau=1e-3),
+    StochasticSieve(target=0.3),
 ]
 
 
-def model(engine: Engine, **more: Any) -> SievedLSTM:
-    """An LSTM of I = 9 and H = 10 with weights that do not depend on the engine."""
+def model(backend: Backend, **more: Any) -> SievedLSTM:
+    """An LSTM of I = 9 and H = 10 with weights that do not depend on the backend."""
     torch.manual_seed(3)
-    return SievedLSTM(9, 10, engine=engine, **more)
+    return SievedLSTM(9, 10, backend=backend, **more)
 
 
 def gradients(lstm: SievedLSTM, steps: int = 7, batch: int = 5) -> list[Tensor]:
@@ -61,10 +61,10 @@ def _grad(tensor: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("sieve", SIEVES, ids=lambda s: f"{s.mode.name}-{s.tau}")
-def test_exact_is_the_golden_model_between_quantisation_and_scaling(sieve: GradientSieve) -> None:
+def test_golden_backend_is_the_golden_model_between_quantisation_and_scaling(sieve: GradientSieve) -> None:
     caught: list[tuple[Any, ...]] = []
 
-    class Watched(ExactEngine):
+    class Watched(GoldenBackend):
         def run(self, *arguments: Any) -> Any:
             caught.append(arguments)
             return super().run(*arguments)
@@ -102,25 +102,25 @@ def test_exact_is_the_golden_model_between_quantisation_and_scaling(sieve: Gradi
     for ours, theirs in zip(found, (real.dx, real.dw_ih, real.dw_hh, real.db, real.db), strict=True):
         assert torch.equal(ours, theirs.float())
     ih, hh = (p.detach() for p in (lstm.weight_ih_l0, lstm.weight_hh_l0))
-    exact_weights, _ = quantize_weights(config, ih, hh)
-    assert torch.equal(weights.w_ih, exact_weights.w_ih)
-    assert torch.equal(weights.w_hh, exact_weights.w_hh)
+    golden_weights, _ = quantize_weights(config, ih, hh)
+    assert torch.equal(weights.w_ih, golden_weights.w_ih)
+    assert torch.equal(weights.w_hh, golden_weights.w_hh)
     assert torch.equal(statistics.rows, integers.rows_kept)  # type: ignore[arg-type]
     assert statistics.saturations == integers.saturations
 
 
-def test_exact_is_near_the_float_engine() -> None:
-    exact, float_ = (gradients(model(e)) for e in (ExactEngine(SMALL), FloatEngine()))
-    for a, b in zip(exact, float_, strict=True):
+def test_golden_is_near_the_float_backend() -> None:
+    golden, float_ = (gradients(model(e)) for e in (GoldenBackend(SMALL), FloatBackend()))
+    for a, b in zip(golden, float_, strict=True):
         # An LSB of the gradients is 2^-12 of a range of 8, of which the largest gradient takes an eighth or more: its
         # rounding and those of some ten factors before it stay well below a hundredth of the whole.
         assert (a - b).norm() <= 0.01 * b.norm()
 
 
-def test_exact_is_near_the_float_engine_with_dropout_of_x_and_h() -> None:
+def test_golden_is_near_the_float_backend_with_dropout_of_x_and_h() -> None:
     dropout = StructuredDropout(input=0.5, hidden=0.5, columns=SMALL.R)
-    exact, float_ = (gradients(model(e, column_dropout=dropout)) for e in (ExactEngine(SMALL), FloatEngine()))
-    for a, b in zip(exact, float_, strict=True):
+    golden, float_ = (gradients(model(e, column_dropout=dropout)) for e in (GoldenBackend(SMALL), FloatBackend()))
+    for a, b in zip(golden, float_, strict=True):
         # Both draw the same tiles.  The bound as without dropout, twice for the scale of 2 of x and h.
         assert (a - b).norm() <= 0.02 * b.norm()
 
@@ -128,13 +128,13 @@ def test_exact_is_near_the_float_engine_with_dropout_of_x_and_h() -> None:
 def test_random_words_go_on_from_pass_to_pass() -> None:
     caught: list[tuple[int, int]] = []
 
-    class Watched(ExactEngine):
+    class Watched(GoldenBackend):
         def run(self, config: Any, weights: Any, tape: Any, sieve: Sieve, masks: Any) -> Any:
             result = super().run(config, weights, tape, sieve, masks)
             caught.append((sieve.random, result[0].random))
             return result
 
-    lstm = model(Watched(SMALL), sieve=StochasticRows(target=0.3))
+    lstm = model(Watched(SMALL), sieve=StochasticSieve(target=0.3))
     for _ in range(3):
         gradients(lstm)
     assert [before for before, _ in caught[1:]] == [after for _, after in caught[:-1]]
@@ -142,12 +142,12 @@ def test_random_words_go_on_from_pass_to_pass() -> None:
 
 
 @pytest.mark.parametrize("sieve", SIEVES, ids=lambda s: f"{s.mode.name}-{s.tau}")
-def test_device_gives_the_bits_of_exact(sieve: GradientSieve, devices: Devices) -> None:
+def test_device_gives_the_bits_of_golden(sieve: GradientSieve, devices: Devices) -> None:
     dropout = StructuredDropout(input=0.4, hidden=0.3, columns=SMALL.R)
     masks = WeightMasks(SMALL.R, {"weight_hh_l0": torch.rand(40, 3, generator=torch.Generator().manual_seed(1)) < 0.6})
     runs = []
-    for engine in (ExactEngine(SMALL), DeviceEngine(devices(SMALL))):
-        lstm = model(engine, sieve=sieve, column_dropout=dropout)
+    for backend in (GoldenBackend(SMALL), DeviceBackend(devices(SMALL))):
+        lstm = model(backend, sieve=sieve, column_dropout=dropout)
         lstm.weight_masks = masks
         runs.append([gradients(lstm), gradients(lstm), lstm.take_statistics(), lstm.sieve_state_dict()])
     for a, b in zip(runs[0][0] + runs[0][1], runs[1][0] + runs[1][1], strict=True):
@@ -159,34 +159,34 @@ def test_device_gives_the_bits_of_exact(sieve: GradientSieve, devices: Devices) 
     assert states[0] == states[1]
 
 
-def test_integer_engines_take_packed_sequences_in_stretches(devices: Devices) -> None:
+def test_integer_backends_take_packed_sequences_in_stretches(devices: Devices) -> None:
     lengths = (6, 6, 3, 1)
     results = []
-    for engine in (ExactEngine(SMALL), DeviceEngine(devices(SMALL)), FloatEngine()):
-        lstm = model(engine)
+    for backend in (GoldenBackend(SMALL), DeviceBackend(devices(SMALL)), FloatBackend()):
+        lstm = model(backend)
         torch.manual_seed(5)
         xs = [torch.randn(n, 9).requires_grad_() for n in lengths]
         y, (h, _) = lstm(pack_sequence(xs))
         ((y.data**2).mean() + h.mean()).backward()
         results.append([_grad(v) for v in (*xs, *lstm.parameters())])
-        if engine.name != "float":
+        if backend.name != "float":
             assert [(s.B, s.T) for s in lstm.take_statistics()] == [(2, 3), (3, 2), (4, 1)]
-    for exact, device, float_ in zip(*results, strict=True):
-        assert torch.equal(exact, device)
-        assert (exact - float_).norm() <= 0.02 * float_.norm()
+    for golden, device, float_ in zip(*results, strict=True):
+        assert torch.equal(golden, device)
+        assert (golden - float_).norm() <= 0.02 * float_.norm()
 
 
-def test_fifty_training_steps_on_the_device_equal_exact_in_every_weight(devices: Devices) -> None:
+def test_fifty_training_steps_on_the_device_equal_golden_in_every_weight(devices: Devices) -> None:
     weights = []
-    for engine in (ExactEngine(SMALL), DeviceEngine(devices(SMALL))):
-        lstm = model(engine, sieve=StochasticRows(target=0.4))
+    for backend in (GoldenBackend(SMALL), DeviceBackend(devices(SMALL))):
+        lstm = model(backend, sieve=StochasticSieve(target=0.4))
         head = nn.Linear(10, 3)
         optimizer = torch.optim.Adam([*lstm.parameters(), *head.parameters()], lr=0.01)
         state = None
         torch.manual_seed(6)
         for step in range(50):
             x = torch.randn(8, 6, 9)
-            lstm.sieve = (Dense(), StochasticRows(target=0.4), StructuredGradients(target=0.3))[step % 3]
+            lstm.sieve = (DenseSieve(), StochasticSieve(target=0.4), RowSieve(target=0.3))[step % 3]
             y, state = lstm(x, state)
             state = tuple(s.detach() for s in state)
             loss = nn.functional.cross_entropy(head(y).flatten(0, 1), x[:, :, :3].argmax(dim=2).flatten())
@@ -202,18 +202,18 @@ def test_thresholds_of_the_register_stay_in_its_range() -> None:
     for tau, expected in ((0.0, 1), (1e9, (1 << 16) - 1)):
         caught: list[Sieve] = []
 
-        class Watched(ExactEngine):
+        class Watched(GoldenBackend):
             def run(self, config: Any, weights: Any, tape: Any, sieve: Sieve, masks: Any) -> Any:
                 caught.append(sieve)  # noqa: B023
                 return super().run(config, weights, tape, sieve, masks)
 
-        gradients(model(Watched(SMALL), sieve=StructuredGradients(tau=tau)))
+        gradients(model(Watched(SMALL), sieve=RowSieve(tau=tau)))
         assert caught[0].tau == expected
         assert caught[0].mode == SieveMode.ROW
 
 
 def test_loss_scale_follows_the_gradients_and_is_reported() -> None:
-    lstm = model(ExactEngine(SMALL))
+    lstm = model(GoldenBackend(SMALL))
     scales = []
     for factor in (1.0, 2.0**-10, 2.0**20):
         lstm.states[0].loss_scale.largest = 0.0
@@ -236,7 +236,7 @@ def test_loss_scale_follows_the_gradients_and_is_reported() -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_tape_that_is_not_finite_is_refused_and_spoils_nothing(value: float) -> None:
-    lstm = model(ExactEngine(SMALL), sieve=StructuredGradients(target=0.4))
+    lstm = model(GoldenBackend(SMALL), sieve=RowSieve(target=0.4))
     gradients(lstm)
     before = lstm.sieve_state_dict()["l0"]
     y, _ = lstm(torch.randn(4, 3, 9))
@@ -250,11 +250,11 @@ def test_a_tape_that_is_not_finite_is_refused_and_spoils_nothing(value: float) -
 
 def test_what_the_engine_cannot_run_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"does not run B = 7 \(1 to 6\)"):
-        gradients(model(ExactEngine(SMALL)), batch=7)
-    lstm = model(ExactEngine(SMALL), column_dropout=StructuredDropout(input=0.5, columns=16))
+        gradients(model(GoldenBackend(SMALL)), batch=7)
+    lstm = model(GoldenBackend(SMALL), column_dropout=StructuredDropout(input=0.5, columns=16))
     with pytest.raises(ConfigError, match="in tiles of 16 columns is not accepted by engine 'small': tiles of R = 4"):
         gradients(lstm)
-    lstm = model(ExactEngine(SMALL))
+    lstm = model(GoldenBackend(SMALL))
     lstm.weight_masks = WeightMasks(1, {"weight_hh_l0": torch.ones(40, 10, dtype=torch.bool)})
     with pytest.raises(ConfigError, match="blocks of 1 columns are not accepted by engine 'small': blocks of R = 4"):
         gradients(lstm)
@@ -263,7 +263,7 @@ def test_what_the_engine_cannot_run_is_refused() -> None:
 def test_masks_reach_the_engine_as_one_product() -> None:
     caught: list[Masks] = []
 
-    class Watched(ExactEngine):
+    class Watched(GoldenBackend):
         def run(self, config: Any, weights: Any, tape: Any, sieve: Any, masks: Masks) -> Any:
             caught.append(masks)
             return super().run(config, weights, tape, sieve, masks)

@@ -39,8 +39,10 @@ class EngineConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    name: str = Field(default="custom", pattern=r"^[a-z][a-z0-9_]*$")
-    """Names the generated top module and its files."""
+    name: str = Field(default="custom", pattern=r"^[a-z][a-z0-9]*(_[a-z0-9]+)*$")
+    """Names the generated top module and its files: lower-case words and digits, joined by single underscores.  Modules
+    below the top have names with two, so that no two engines of one design share a module.
+    """
     R: int = Field(ge=1, le=64)
     """Columns of the weight matrix that the array works on at once (its rows of processing elements)."""
     C: int = Field(ge=1, le=64)

@@ -11,7 +11,7 @@ from amaranth.lib.wiring import In, Out
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.core import Core
 from gradsieve.hw.packet_closer import PacketCloser
-from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.packing import beat_layout, input_beat_layout
 from gradsieve.hw.register_file import RegisterFile, axi_lite_signature
 from gradsieve.hw.register_slice import RegisterSlice
 from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64, IDENTITY
@@ -20,8 +20,9 @@ from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64, IDENTITY
 class Engine(wiring.Component):
     """The generated top: AXI4-Lite registers (`s_axil_*`), AXI4-Stream in (`s_axis_*`) and out (`m_axis_*`).
 
-    One clock `clk`; synchronous reset `rst`, active high, registered once: the engine is ready two cycles after it
-    falls.  Registers: `gradsieve.hw.registers`; packets: docs/streams.md.
+    One clock `clk`; synchronous reset `rst`, active high, for one cycle or more: from the next cycle on no VALID and no
+    READY is given, until the cycle after the last one of `rst`.  Registers: `gradsieve.hw.registers`; packets:
+    docs/streams.md.
     """
 
     def __init__(self, config: EngineConfig) -> None:
@@ -45,25 +46,31 @@ class Engine(wiring.Component):
         m.submodules.input_packets = packets = core.packets
         m.submodules.packet_closer = closer = PacketCloser(c.stream_width)
         # both streams end in registers: no path runs through the engine from port to port
-        m.submodules.input_slice = input_slice = RegisterSlice(beat_layout(c.stream_width))
+        m.submodules.input_slice = input_slice = RegisterSlice(input_beat_layout(c.stream_width))
         m.submodules.output_slice = output_slice = RegisterSlice(beat_layout(c.stream_width))
         soft_reset, resync = Signal(), Signal()
+        # from registers: resets are the widest nets of all, and simulators follow every input through all logic
+        reset, core_reset = Signal(init=1), Signal(init=1)
         m.d.sync += [soft_reset.eq(core.soft_reset), resync.eq(core.soft_resync)]
 
         for name, member in axi_lite_signature().members.items():
             port, signal = getattr(self, f"s_axil_{name}"), getattr(registers.bus, name)
+            if name.endswith(("ready", "valid")) and member.flow is In:
+                signal = signal & ~reset  # what the blocks still say in the cycle before they are reset
             m.d.comb += signal.eq(port) if member.flow is Out else port.eq(signal)
         beat, out = input_slice.source, closer.closed
         wiring.connect(m, input_slice.sink, packets.beats)
         m.d.comb += [
             beat.payload.data.eq(self.s_axis_tdata),
             beat.payload.last.eq(self.s_axis_tlast),
-            beat.valid.eq(self.s_axis_tvalid),
-            self.s_axis_tready.eq(beat.ready),
+            beat.payload.partial.eq(~self.s_axis_tkeep.all()),
+            # a null beat, which says nothing but, with TLAST, that the packet ends
+            beat.valid.eq(self.s_axis_tvalid & (self.s_axis_tkeep.any() | self.s_axis_tlast)),
+            self.s_axis_tready.eq(beat.ready & ~reset),
             self.m_axis_tdata.eq(out.payload.data),
             self.m_axis_tkeep.eq(out.payload.keep),
             self.m_axis_tlast.eq(out.payload.last),
-            self.m_axis_tvalid.eq(out.valid),
+            self.m_axis_tvalid.eq(out.valid & ~reset),
             out.ready.eq(self.m_axis_tready),
         ]
 
@@ -115,8 +122,6 @@ class Engine(wiring.Component):
         ]
         top = Module()
         top.domains.sync = ClockDomain(reset_less=True)
-        # from registers: resets are the widest nets of all, and simulators follow every input through all logic
-        reset, core_reset = Signal(init=1), Signal(init=1)
         top.d.comb += ClockSignal().eq(self.clk)
         top.d.sync += [reset.eq(self.rst), core_reset.eq(self.rst | core.soft_reset)]
         top.submodules.blocks = ResetInserter(reset)(m)

@@ -15,7 +15,7 @@ from gradsieve.hw.flow import Flow
 from gradsieve.hw.input_words import InputWords, Target, contents, piece_layout, word_widths
 from gradsieve.hw.loop_counter import LoopCounter
 from gradsieve.hw.packets import PacketKind
-from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.packing import input_beat_layout
 from gradsieve.hw.register_slice import RegisterSlice
 from gradsieve.hw.registers import ErrorCode
 from gradsieve.hw.run import run_layout
@@ -27,7 +27,8 @@ class InputPackets(wiring.Component):
     One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle), and a cycle
     more for a beat that a section leaves unfilled.  A word is complete `latency` = 2 cycles after its last piece is
     taken, a bit of column masks two cycles later.  `running` tells that a run is active: a tape waits for it, other
-    kinds are refused during it; so is every packet while `sizes_bad`.  A bad packet gives `error` for one cycle and
+    kinds are refused during it; so is every packet while `sizes_bad`.  A bad packet (of the
+    wrong kind or length, or with a partial beat) gives `error` for one cycle and
     is thrown away to its end, as is all that follows until `clear` (soft reset), which also forgets what was begun;
     with `resync` the next beat is a header.  `open` is high between the first and the last beat of a packet.
     """
@@ -44,7 +45,7 @@ class InputPackets(wiring.Component):
                 "sizes_bad": In(1),
                 "clear": In(1),
                 "resync": In(1),
-                "beats": In(stream.Signature(beat_layout(config.stream_width))),
+                "beats": In(stream.Signature(input_beat_layout(config.stream_width))),
                 **contents(config),
                 "open": Out(1),
                 "loading": Out(1),
@@ -91,7 +92,14 @@ class InputPackets(wiring.Component):
             # a section's last word ends its beat: the next section begins on a beat boundary
             wrong_end.eq(
                 accepted
-                & Mux(complete & packet_end, ~beat.last, beat.last & (~complete | section_end | (part_end & word_end)))
+                & (
+                    beat.partial
+                    | Mux(
+                        complete & packet_end,
+                        ~beat.last,
+                        beat.last & (~complete | section_end | (part_end & word_end)),
+                    )
+                )
             ),
         ]
         # a cycle later: what is taken meanwhile does no harm, as only a soft reset leads out
@@ -216,7 +224,8 @@ class InputPackets(wiring.Component):
                     each.clear()
                 m.d.sync += [weight_base.eq(first_weight), leaves.eq(lets)]
                 with m.If(leaves):
-                    m.d.sync += [begins.eq(1), header_fault.eq(Mux(beat.last, ErrorCode.PACKET_LENGTH, ErrorCode.NONE))]
+                    wrong = beat.last | beat.partial
+                    m.d.sync += [begins.eq(1), header_fault.eq(Mux(wrong, ErrorCode.PACKET_LENGTH, ErrorCode.NONE))]
                     with m.If(self.sizes_bad):
                         m.d.sync += header_fault.eq(ErrorCode.BAD_SIZE)
                     with m.If(~known | (self.running & ~is_tape)):

@@ -14,6 +14,11 @@ def beat_layout(width: int) -> data.StructLayout:
     return data.StructLayout({"data": width, "last": 1})
 
 
+def input_beat_layout(width: int) -> data.StructLayout:
+    """A beat on its way in; `partial` where a bit of its TKEEP was zero, which no beat of a packet may have."""
+    return data.StructLayout({"data": width, "last": 1, "partial": 1})
+
+
 class Packer(wiring.Component):
     """Words to beats, little-endian, one beat or one word a cycle, whichever is the narrower.
 

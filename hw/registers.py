@@ -27,7 +27,7 @@ class ErrorCode(IntEnum):
     PACKET_KIND = 2
     """A packet of an unknown kind, or of one that may not come now."""
     PACKET_LENGTH = 3
-    """TLAST came before or after the beat at which the packet ends for the sizes in force."""
+    """TLAST came before or after the beat that ends the packet for the sizes in force, or a beat had null bytes."""
     TOO_MANY_TERMS = 4
     """The run would add more terms to dW than it has room for: read (or clear) the weight gradients first."""
     BUSY = 5

@@ -15,6 +15,9 @@ from functools import cached_property
 IDENTIFIER = r"(?:\\\S+ |[A-Za-z_][A-Za-z0-9_$]*)"
 """A Verilog identifier; an escaped one ends with the blank that closes it."""
 
+SEPARATOR = "__"
+"""Between the names of instances in the name of a module; no config's name contains it or ends with a part of it."""
+
 _HEADER = re.compile(rf"module ({IDENTIFIER})\s*\(([^;]*)\);")
 _INSTANCE = re.compile(rf"  ({IDENTIFIER})\s*({IDENTIFIER})\s*\($")
 _CONNECTION = re.compile(rf"    \.({IDENTIFIER})\s*\(")
@@ -22,9 +25,13 @@ _PORT = re.compile(rf"  (input|output|inout) (?:signed )?(?:\[(\d+):(\d+)\] )?({
 _MEMORY = re.compile(rf"  reg (?:signed )?(?:\[(\d+):(\d+)\] )?({IDENTIFIER})\s*\[(\d+):(\d+)\];")
 _DECLARATION = re.compile(rf"  (?:input|output|inout|wire|reg) (?:signed )?(?:\[\d+:\d+\] )?({IDENTIFIER})")
 _EMPTY_NET = re.compile(rf"  (?:wire|reg) (?:signed )?\[-1:0\] ({IDENTIFIER})\s*;")
-_ASSIGNMENT = re.compile(r"    [^=]* = ([^;]*);")
+_ASSIGNMENT = re.compile(r"    [^=;]* = [^;]*;")
 _INITIAL_WORD = re.compile(r"    ([A-Za-z_]\w*)\[\d+\] = ")
 _TEMPORARY = re.compile(r"\\\$auto\$\S+ ")
+_OWN_WAKE = re.compile(r"  reg \\\$auto\$verilog_backend\S+  = 0;")
+_OWN_WAKE_READ = re.compile(r"    if \(\\\$auto\$verilog_backend\S+ \) begin end")
+_WAKE = "\\$initial "
+_WAKE_READ = f"    if ({_WAKE}) begin end"
 _NET_PORT = re.compile(r"\\port\$\d+\$\d+ ")
 
 
@@ -222,18 +229,32 @@ def _without_empty_nets(body: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(line for line in body if line not in empty or empty[line] in used)
 
 
-def _constants_executed(body: tuple[str, ...]) -> tuple[str, ...]:
-    """The body with a sensitivity for every `always @*` that only assigns a constant, and so would never execute."""
+def _processes_woken(body: tuple[str, ...]) -> tuple[str, ...]:
+    """The body with an event at time 0 for every `always @*`.
+
+    A process waits for a change of what it reads, and what is constant from the start never changes.  Yosys wakes most
+    of them by a register with an initial value in its declaration, which in Verilog is assigned by a process of its
+    own, before or after the others begin to wait, and in SystemVerilog before any of them (IEEE 1800-2017, 6.8).  A
+    nonblocking assignment takes effect once all processes wait (4.4.2.4), in every language mode.
+    """
     result: list[str] = []
-    wake = "\\$constant "
-    for line in body:
-        match = _ASSIGNMENT.fullmatch(line) if result and result[-1] == "  always @*" else None
-        if match is not None and re.fullmatch(r"[\s{},]*(?:\d+'s?[bdh][0-9a-fxz_]+[\s{},]*)+", match[1]):
-            result[-1] = "  always @* begin"
-            result += [f"    if ({wake}) begin end", line, "  end"]
+    lines = iter(body)
+    for line in lines:
+        if _OWN_WAKE.fullmatch(line):
+            continue
+        if line.startswith("  always @*"):
+            first = next(lines)
+            if line == "  always @* begin":
+                result += [line, _WAKE_READ, *([] if _OWN_WAKE_READ.fullmatch(first) else [first])]
+            elif line == "  always @*" and _ASSIGNMENT.fullmatch(first):
+                result += ["  always @* begin", _WAKE_READ, first, "  end"]
+            else:
+                raise NetlistError(f"not understood as a combinational process: {line!r}, {first!r}")
         else:
             result.append(line)
-    return (f"  reg {wake} = 0;", *result) if len(result) > len(body) else body
+    if _WAKE_READ not in result:
+        return body
+    return (f"  reg {_WAKE};", f"  initial {_WAKE}<= 1'h1;", *result)
 
 
 def _memories_zeroed(body: tuple[str, ...]) -> tuple[str, ...]:
@@ -260,7 +281,7 @@ def canonical(modules: Mapping[str, Module]) -> dict[str, Module]:
 
     Ports are ordered (clk, rst, then by name: instances connect them by name); ports that Amaranth named after a net
     number are numbered anew, in each module from 0; the temporaries of Yosys, numbered through the text, likewise.
-    Two faults of the text are mended on the way: nets of no bits, and constants that simulators would never assign.
+    Two faults of the text are mended on the way: nets of no bits, and processes that simulators might never execute.
     Memories without initial words get zeros, in a loop.
     """
     renamed = {name: _rename_ports(m.port_names) for name, m in modules.items()}
@@ -270,7 +291,7 @@ def canonical(modules: Mapping[str, Module]) -> dict[str, Module]:
         temporaries: dict[str, str] = {}
 
         def temporary(match: re.Match[str], seen: dict[str, str] = temporaries) -> str:
-            return seen.setdefault(match[0], f"\\$initial${len(seen)} ")
+            return seen.setdefault(match[0], f"\\$temporary${len(seen)} ")
 
         def net(match: re.Match[str], own: dict[str, str] = own) -> str:
             return own.get(match[0], match[0])
@@ -283,8 +304,8 @@ def canonical(modules: Mapping[str, Module]) -> dict[str, Module]:
             lambda child, port, table=child_ports: table[child].get(port, port),  # type: ignore[misc]
             lambda child: child,
         )
-        body = tuple(_TEMPORARY.sub(temporary, _NET_PORT.sub(net, line)) for line in marked)
-        body = _memories_zeroed(_constants_executed(_without_empty_nets(body)))
+        body = _processes_woken(_without_empty_nets(marked))
+        body = _memories_zeroed(tuple(_TEMPORARY.sub(temporary, _NET_PORT.sub(net, line)) for line in body))
         ports = sorted((own.get(n, n) for n in module.port_names), key=_port_order)
         result[name] = Module(name, tuple(ports), _declarations_sorted(body))
     return result
@@ -310,12 +331,15 @@ def share(modules: Mapping[str, Module], top: str) -> dict[str, Module]:
 
 
 def plain_names(modules: Mapping[str, Module]) -> dict[str, Module]:
-    """The modules with names that need no escape: `\\a.b.c` becomes `a_b_c`, with a number where that is taken."""
+    """The modules with names that need no escape: `\\a.b.c` becomes `a__b__c`, with a number where that is taken.
+
+    No name of a config, and so of a top module, contains the separator: designs of two configs share no module.
+    """
     names: dict[str, str] = {n: n for n in modules if not n.startswith("\\")}
     taken = set(names.values())
     for name in modules:
         if name not in names:
-            base = candidate = re.sub(r"[^A-Za-z0-9_]", "_", plain(name))
+            base = candidate = re.sub(r"[^A-Za-z0-9_]", "_", plain(name).replace(".", SEPARATOR))
             number = 2
             while candidate in taken:
                 candidate, number = f"{base}_{number}", number + 1

@@ -24,7 +24,7 @@ MOST_RUNS = 40
 """An engine that holds more terms than so many runs add cannot be filled in a simulation."""
 _FILLABLE = _CONFIG.max_terms < MOST_RUNS * _CONFIG.max_B * _CONFIG.max_T
 
-_LENGTHS = ["short", "long", "header alone"]
+_LENGTHS = ["short", "long", "header alone", "partial beat", "null last beat"]
 _sample = cover(
     "engine_faults",
     {
@@ -176,7 +176,7 @@ def packets_of(host: EngineHost, case: Case) -> dict[str, np.ndarray]:
 
 @test
 async def wrong_lengths(bench: Bench) -> None:
-    """Packets of every kind that end too early, too late, or right behind the header."""
+    """Packets of every kind that end too early, too late or right behind the header, or have null bytes in a beat."""
     host, rng = make_host(bench), bench.rng
     for kind in KINDS:
         for length in _LENGTHS:
@@ -189,12 +189,19 @@ async def wrong_lengths(bench: Bench) -> None:
                 packet = packet[: max(rng.randrange(2, max(beats, 3)), 2) * beat] if beats > 2 else packet[:beat]
             elif length == "long":
                 packet = np.concatenate([packet, np.zeros(beat * rng.choice((1, 1, 5, 100)), np.uint8)])
-            else:
+            elif length == "header alone":
                 packet = packet[:beat]
+            keep = np.ones(len(packet), np.uint8)
+            if length == "partial beat":
+                first = rng.randrange(beats) * beat
+                null = rng.sample(range(beat), rng.randint(1, beat - 1))
+                keep[first : first + beat] = [n not in null for n in range(beat)]
+            elif length == "null last beat":
+                packet, keep = np.append(packet, np.zeros(beat, np.uint8)), np.append(keep, np.zeros(beat, np.uint8))
             host.pauses(bench.pattern(), bench.pattern(), "none", rng)
             if kind == "TAPE":
                 await host.command("start")
-            await host.send([packet])
+            await host.send([packet], keep)
             await host.source.wait()
             what = f"{kind} {length}"
             await expect_error(bench, host, ErrorCode.PACKET_LENGTH, True, what)

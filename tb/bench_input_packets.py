@@ -16,7 +16,7 @@ from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.gate_sequencer import record_layout
 from gradsieve.hw.memory import write_layout
 from gradsieve.hw.packets import PacketKind
-from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.packing import input_beat_layout
 from gradsieve.hw.registers import ErrorCode
 from gradsieve.hw.state_store import lanes_layout
 from gradsieve.hw.weight_store import weight_word_layout
@@ -32,7 +32,7 @@ _sample = cover(
     "input_packets",
     {
         "kind": list(KINDS),
-        "fault": ["none", "short", "long", "header alone"],
+        "fault": ["none", "short", "long", "header alone", "partial beat"],
         "header": ["unknown kind", "bits", "while running", "sizes bad"],
         "resync": [False, True],
     },
@@ -150,16 +150,19 @@ class Ports:
             "records": record_layout(c),
             "x": data.ArrayLayout(signed(c.formats.input.width), c.C),
         }
-        self.beats = bench.source("beats", beat_layout(c.stream_width), idle)
+        self.beats = bench.source("beats", input_beat_layout(c.stream_width), idle)
         self.sinks: dict[str, Sink] = {name: bench.sink(name, shape, stall) for name, shape in shapes.items()}
         self.errors = bench.sink("error", Shape.cast(ErrorCode))
         self.pulses = Pulses(bench, "loading")
 
-    def send(self, packet: np.ndarray, last: bool = True) -> None:
-        """Queue a packet; without `last` it stays open."""
+    def send(self, packet: np.ndarray, last: bool = True, partial: int | None = None) -> None:
+        """Queue a packet; without `last` it stays open, and beat `partial` has null bytes."""
         size = self.bench.config.stream_width // 8
         beats = [int.from_bytes(packet[n : n + size].tobytes(), "little") for n in range(0, len(packet), size)]
-        self.beats.send({"data": b, "last": int(last and n == len(beats) - 1)} for n, b in enumerate(beats))
+        self.beats.send(
+            {"data": b, "last": int(last and n == len(beats) - 1), "partial": int(n == partial)}
+            for n, b in enumerate(beats)
+        )
 
     def check(self, expected: dict[str, list[Any]], what: str) -> None:
         """Compare everything that came since the last check, and forget it."""
@@ -236,10 +239,10 @@ async def tape_waits(bench: Bench) -> None:
 
 @test
 async def wrong_lengths(bench: Bench) -> None:
-    """Packets that end too early, too late or with their header: one error, nothing more of it, then a clean packet."""
+    """Packets that end too early, too late or with their header, or have a partial beat: one error each."""
     rng = bench.rng
     for kind in list(KINDS) * bench.rounds:
-        for fault in ("short", "long", "header alone"):
+        for fault in ("short", "long", "header alone", "partial beat"):
             contents = Contents(bench)
             beat, packet = contents.beat_bytes, contents.packets[kind]
             beats = len(packet) // beat
@@ -247,12 +250,13 @@ async def wrong_lengths(bench: Bench) -> None:
                 packet = packet[: max(rng.randrange(2, max(beats, 3)), 2) * beat] if beats > 2 else packet[:beat]
             elif fault == "long":
                 packet = np.concatenate([packet, np.zeros(beat * rng.choice((1, 2, 9)), np.uint8)])
-            else:
+            elif fault == "header alone":
                 packet = packet[:beat]
+            partial = rng.choice((0, rng.randrange(beats), beats - 1)) if fault == "partial beat" else None
             ports = Ports(bench, bench.pattern())
             await set_run(bench, contents.run)
             bench.set(running=int(kind == "TAPE"), sizes_ready=1, sizes_bad=0)
-            ports.send(packet)
+            ports.send(packet, partial=partial)
             await bench.came(ports.errors, 1, limit=20_000)
             await bench.sent(ports.beats, limit=20_000)
             await bench.run_for(3 * BITMAP_WORD)

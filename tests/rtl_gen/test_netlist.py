@@ -61,7 +61,7 @@ def test_parents_of_shared_modules_are_shared_too_and_top_stays() -> None:
 
 def test_names_need_no_escape_and_stay_distinct() -> None:
     text = "".join(f"module {n}(clk);\n  input clk;\nendmodule\n" for n in ("a_b", "\\a.b ", "\\a_b$ "))
-    assert list(plain_names(parse(text))) == ["a_b", "a_b_2", "a_b_"]
+    assert list(plain_names(parse(text))) == ["a_b", "a__b", "a_b_"]
 
 
 def test_ports_named_after_nets_stay_connected() -> None:
@@ -89,12 +89,19 @@ def test_nets_of_no_bits_go_unless_they_are_used() -> None:
     assert "[-1:0] \\a.c " in module
 
 
-def test_constants_are_assigned_in_simulation() -> None:
+def test_every_process_is_woken_once_all_wait() -> None:
+    yosys = "\\$auto$verilog_backend.cc:1:dump_module$7 "
     always = "  always @*\n    s[1:0] = { 1'h1, 1'h0 };\n  always @*\n    s[2] = clk;\n"
-    module = canonical(parse(f"module a(clk);\n  input clk;\n  reg [2:0] s;\n{always}endmodule\n"))["a"].text()
-    assert "  always @* begin\n    if (\\$constant ) begin end\n    s[1:0] = { 1'h1, 1'h0 };\n  end\n" in module
-    assert "  always @*\n    s[2] = clk;\n" in module
-    assert module.count("reg \\$constant  = 0;") == 1
+    always += f"  always @* begin\n    if ({yosys}) begin end\n    s[3] = 1'h0;\n  end\n"
+    text = f"module a(clk);\n  input clk;\n  reg [3:0] s;\n  reg {yosys} = 0;\n{always}endmodule\n"
+    module = canonical(parse(text))["a"].text()
+    wake = "  always @* begin\n    if (\\$initial ) begin end\n"
+    for statement in ("s[1:0] = { 1'h1, 1'h0 };", "s[2] = clk;", "s[3] = 1'h0;"):
+        assert f"{wake}    {statement}\n  end\n" in module
+    assert module.count("  reg \\$initial ;\n  initial \\$initial <= 1'h1;\n") == 1
+    assert "dump_module" not in module
+    with pytest.raises(NetlistError, match="not understood as a combinational process"):
+        canonical(parse("module a(clk);\n  input clk;\n  always @*\n    case (clk)\n    endcase\nendmodule\n"))
 
 
 @pytest.mark.parametrize(

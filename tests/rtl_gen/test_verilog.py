@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -114,5 +115,47 @@ def test_missing_tools_are_named_with_the_way_to_install_them(tmp_path: Path, th
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_verilog_of_every_preset_is_clean(name: str) -> None:
-    lint(cache.cached_verilog(PRESETS[name]))
+def test_verilog_of_every_preset_is_clean_and_starts_in_every_simulator(name: str) -> None:
+    path = cache.cached_verilog(PRESETS[name])
+    lint(path)
+    assert processes_that_may_sleep(path.read_text()) == []
+
+
+def processes_that_may_sleep(text: str) -> list[str]:
+    """Combinational processes that no event at time 0 starts: an `always @*` waits for a change of what it reads, and
+    what has its value from its declaration on never changes.
+    """
+    found = []
+    for module in text.split("endmodule"):
+        woken = re.findall(r"^  initial (\\\S+ )<= 1'h1;$", module, re.MULTILINE)
+        woken = [name for name in woken if f"  reg {name};\n" in module]
+        for process in re.findall(r"^  always @\*.*\n.*$", module, re.MULTILINE):
+            if process not in [f"  always @* begin\n    if ({name}) begin end" for name in woken]:
+                found.append(process)
+    return found
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [
+        "  reg \\$initial  = 0;\n  always @* begin\n    if (\\$initial ) begin end\n    s = 1'h1;\n  end\n",
+        "  reg \\$initial ;\n  initial \\$initial <= 1'h1;\n  always @*\n    s = t;\n",
+        "  reg \\$initial ;\n  initial \\$initial = 1'h1;\n"
+        "  always @* begin\n    if (\\$initial ) begin end\n    s = t;\n  end\n",
+    ],
+)
+def test_processes_that_may_sleep_are_found(faulty: str) -> None:
+    assert len(processes_that_may_sleep(f"module a(t);\n{faulty}endmodule\n")) == 1
+
+
+@pytest.mark.usefixtures("small_engine")
+def test_no_module_of_one_engine_is_another_engine_s() -> None:
+    def modules(name: str) -> set[str]:
+        text = verilog(preset("tiny").model_copy(update={"name": name}))
+        return set(re.findall(r"^module (\S+?)\(", text, re.MULTILINE))
+
+    part = next(m.removeprefix("gradsieve_lstm__") for m in modules("lstm") if m != "gradsieve_lstm")
+    names = ("lstm", f"lstm_{part}", "lstm_core", "lstm2")
+    found = [modules(name) for name in names]
+    assert all(len(m) > 1 for m in found)
+    assert sum(map(len, found)) == len(set.union(*found))

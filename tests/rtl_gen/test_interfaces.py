@@ -84,6 +84,18 @@ def test_ports_of_no_known_bus_have_no_attribute() -> None:
     assert "ASSOCIATED_BUSIF" not in text
 
 
+def test_attributes_stand_before_the_declaration_of_the_port_not_of_its_net() -> None:
+    body = ("  input clk;", "  wire clk;", "  output m_axis_tvalid;", "  wire m_axis_tvalid;")
+    result = with_attributes(Module("a", ("clk", "m_axis_tvalid"), body))
+    assert result.body == (
+        '  (* X_INTERFACE_INFO = "xilinx.com:signal:clock:1.0 clk CLK" *)',
+        '  (* X_INTERFACE_PARAMETER = "XIL_INTERFACENAME clk, ASSOCIATED_BUSIF m_axis" *)',
+        *body[:2],
+        '  (* X_INTERFACE_INFO = "xilinx.com:interface:axis:1.0 m_axis TVALID" *)',
+        *body[2:],
+    )
+
+
 def test_a_module_without_reset_associates_none() -> None:
     module = Module("a", ("clk", "x"), ("  input clk;", "  input x;"))
     assert "ASSOCIATED_RESET" not in with_attributes(module).text()

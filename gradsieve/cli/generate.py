@@ -29,9 +29,9 @@ def command(
 ) -> None:
     """Write an engine to a directory that a hardware engineer can use.
 
-    The directory holds the Verilog, the register map as a page, a C header, IP-XACT and SystemRDL, the config itself,
-    a summary, and a README that explains them. The same config gives the same bytes. Files of an earlier run are
-    replaced; files that gradsieve did not write are never overwritten.
+    The directory holds the Verilog, an IP-XACT component, a FuseSoC core, the register map as a page, a C header and
+    SystemRDL, the config itself, a summary, and a README that explains them. The same config gives the same bytes.
+    Files of an earlier run are replaced; files that gradsieve did not write are never overwritten.
 
     *Examples:*
 

@@ -174,9 +174,9 @@ class FloatBackend:
 
     def __init__(self, lanes: int | None = None, columns: int = 16) -> None:
         if lanes is not None and lanes < 1:
-            raise ValueError(f"lanes = {lanes!r} is not accepted: 1 or more, or None for the whole batch, is")
+            raise ValueError(f"lanes must be at least 1, or None for the whole batch; got {lanes!r}")
         if columns < 1:
-            raise ValueError(f"columns = {columns!r} is not accepted: 1 or more is")
+            raise ValueError(f"columns must be at least 1, got {columns!r}")
         self.lanes, self.columns = lanes, columns
         self._workspace = Workspace()
 
@@ -259,13 +259,13 @@ class GoldenBackend:
         config = self.config_for(H, I, B, T)
         if run.block is not None and run.block_columns != config.R:
             raise ConfigError(
-                f"weight masks in blocks of {run.block_columns} columns are not accepted by engine {config.name!r}: "
-                f"blocks of R = {config.R} are"
+                f"blocks of the weight masks must be R = {config.R} columns wide for engine {config.name!r}, "
+                f"got {run.block_columns}"
             )
         if run.columns is not None and run.columns.columns != config.R:
             raise ConfigError(
-                f"structured dropout in tiles of {run.columns.columns} columns is not accepted by engine "
-                f"{config.name!r}: tiles of R = {config.R} are"
+                f"tiles of the structured dropout must be R = {config.R} columns wide for engine {config.name!r}, "
+                f"got {run.columns.columns}"
             )
         upstream = run.upstream
         largest = max(float(v.abs().max()) for v in (upstream.dy, upstream.dh, upstream.dc))

@@ -57,7 +57,7 @@ class SievedLSTM(nn.LSTM):
     ) -> None:
         if more.get("proj_size", 0) or (len(arguments) > 7 and arguments[7]):
             given = more.get("proj_size") or arguments[7]
-            raise ValueError(f"proj_size = {given!r} is not accepted: the engine has no projection; leave it 0")
+            raise ValueError(f"proj_size must be 0 (the engine has no projection), got {given!r}")
         super().__init__(*arguments, **more)
         self.sieve = sieve
         self.backend: Backend = backend if backend is not None else FloatBackend()
@@ -77,7 +77,7 @@ class SievedLSTM(nn.LSTM):
     @sieve.setter
     def sieve(self, sieve: GradientSieve | None) -> None:
         if sieve is not None and not isinstance(sieve, GradientSieve):
-            raise TypeError(f"sieve {sieve!r} is not accepted: one such as RowSieve(target=0.2) or None is")
+            raise TypeError(f"sieve must be a sieve such as RowSieve(target=0.2), or None; got {sieve!r}")
         self._sieve = sieve if sieve is not None else DenseSieve()
 
     # what the passes did, and how to go on
@@ -95,7 +95,7 @@ class SievedLSTM(nn.LSTM):
     def load_sieve_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Go on from `sieve_state_dict`.  Raises ValueError for one of other layers."""
         if set(saved) != set(self.layers):
-            raise ValueError(f"a state of layers {sorted(saved)} is not accepted: {sorted(self.layers)} are")
+            raise ValueError(f"saved must hold the layers {sorted(self.layers)}, got {sorted(saved)}")
         for state in self.states:
             state.load_state_dict(saved[state.layer])
 
@@ -174,7 +174,7 @@ class SievedLSTM(nn.LSTM):
                 raise RuntimeError("lstm expects two hidden states")
             if any(s.dtype != data.dtype for s in hx):
                 raise RuntimeError(
-                    f"hx of dtypes {[s.dtype for s in hx]} is not accepted: that of the input, {data.dtype}, is"
+                    f"hx must have the input's dtype, {data.dtype}; got {', '.join(str(s.dtype) for s in hx)}"
                 )
             return self.permute_hidden(hx, order)
         zeros = data.new_zeros(len(self.layers), batch, self.hidden_size)
@@ -211,7 +211,7 @@ class SievedLSTM(nn.LSTM):
         units = None
         if self.unit_masks is not None:
             if self.weight_masks is not None:
-                raise ValueError("unit_masks and weight_masks are not accepted together: give one of them")
+                raise ValueError("unit_masks and weight_masks are both given: give one of them")
             units = self._units(n)
             rows = torch.cat([units + gate * self.hidden_size for gate in range(4)])
             w_ih, w_hh = w_ih[rows], w_hh[rows][:, units]
@@ -238,12 +238,12 @@ class SievedLSTM(nn.LSTM):
     def _units(self, n: int) -> Tensor:
         assert self.unit_masks is not None
         if len(self.unit_masks) != len(self.layers):
-            raise ValueError(f"{len(self.unit_masks)} unit_masks are not accepted: one for each of {self.layers} is")
+            raise ValueError(f"unit_masks must hold a mask for each of {self.layers}, got {len(self.unit_masks)}")
         mask = self.unit_masks[n]
         if mask.dtype != torch.bool or tuple(mask.shape) != (self.hidden_size,) or not bool(mask.any()):
             raise ValueError(
-                f"unit_masks[{n}] of dtype {mask.dtype}, shape {tuple(mask.shape)} and {int(mask.sum())} units is not "
-                f"accepted: torch.bool of shape ({self.hidden_size},) with at least one unit is"
+                f"unit_masks[{n}] must be torch.bool of shape ({self.hidden_size},) with at least one unit, "
+                f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} units"
             )
         return mask.to(next(self.parameters()).device).nonzero()[:, 0]
 
@@ -371,4 +371,4 @@ class _Gradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
-        raise RuntimeError("gradients of gradients are not accepted by SievedLSTM: its backward pass has none")
+        raise RuntimeError("SievedLSTM does not support gradients of gradients")

@@ -252,11 +252,11 @@ def test_what_the_engine_cannot_run_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"does not run B = 7 \(1 to 6\)"):
         gradients(model(GoldenBackend(SMALL)), batch=7)
     lstm = model(GoldenBackend(SMALL), column_dropout=StructuredDropout(input=0.5, columns=16))
-    with pytest.raises(ConfigError, match="in tiles of 16 columns is not accepted by engine 'small': tiles of R = 4"):
+    with pytest.raises(ConfigError, match="must be R = 4 columns wide for engine 'small', got 16"):
         gradients(lstm)
     lstm = model(GoldenBackend(SMALL))
     lstm.weight_masks = WeightMasks(1, {"weight_hh_l0": torch.ones(40, 10, dtype=torch.bool)})
-    with pytest.raises(ConfigError, match="blocks of 1 columns are not accepted by engine 'small': blocks of R = 4"):
+    with pytest.raises(ConfigError, match="must be R = 4 columns wide for engine 'small', got 1"):
         gradients(lstm)
 
 

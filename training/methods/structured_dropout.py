@@ -27,9 +27,9 @@ class StructuredDropout:
     def __post_init__(self) -> None:
         for name in ("input", "hidden"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)!r} is not accepted: 0 to below 1 is")
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)!r}")
         if self.columns < 1:
-            raise ValueError(f"columns = {self.columns!r} is not accepted: 1 or more is")
+            raise ValueError(f"columns must be at least 1, got {self.columns!r}")
 
     def draw(self, steps: int, I: int, H: int, generator: torch.Generator | None = None) -> ColumnMasks:
         """Which tiles to keep in each of `steps` time steps of a layer."""

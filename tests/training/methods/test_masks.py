@@ -195,10 +195,10 @@ def test_unit_masks_are_the_network_without_those_units(
 @pytest.mark.parametrize(
     ("masks", "message"),
     [
-        ([torch.ones(H, dtype=torch.bool)], "1 unit_masks are not accepted: one for each of"),
-        ([torch.ones(H, dtype=torch.bool), torch.ones(H + 1, dtype=torch.bool)], r"unit_masks\[1\] .* \(7,\)"),
-        ([torch.ones(H), torch.ones(H)], r"unit_masks\[0\] of dtype torch.float32"),
-        ([torch.ones(H, dtype=torch.bool), torch.zeros(H, dtype=torch.bool)], r"unit_masks\[1\] .* 0 units is not"),
+        ([torch.ones(H, dtype=torch.bool)], r"unit_masks must hold a mask for each of \('l0', 'l1'\), got 1"),
+        ([torch.ones(H, dtype=torch.bool), torch.ones(H + 1, dtype=torch.bool)], r"unit_masks\[1\] .* got .* \(7,\)"),
+        ([torch.ones(H), torch.ones(H)], r"unit_masks\[0\] must be torch.bool .* got torch.float32"),
+        ([torch.ones(H, dtype=torch.bool), torch.zeros(H, dtype=torch.bool)], r"unit_masks\[1\] .* with 0 units"),
     ],
 )
 def test_unit_masks_that_make_no_sense(masks: list[Tensor], message: str) -> None:
@@ -211,5 +211,5 @@ def test_unit_masks_that_make_no_sense(masks: list[Tensor], message: str) -> Non
 def test_unit_masks_and_weight_masks_exclude_each_other() -> None:
     lstm = SievedLSTM(I, H)
     lstm.unit_masks, lstm.weight_masks = [torch.ones(H, dtype=torch.bool)], WeightMasks(R, {})
-    with pytest.raises(ValueError, match="unit_masks and weight_masks are not accepted together"):
+    with pytest.raises(ValueError, match="unit_masks and weight_masks are both given: give one"):
         lstm(torch.randn(3, 2, I))

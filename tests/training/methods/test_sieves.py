@@ -312,6 +312,6 @@ def test_a_layer_takes_a_sieve_or_none() -> None:
     lstm.sieve = None
     assert isinstance(lstm.sieve, DenseSieve)
     for wrong in (RowSieve, 0.2):
-        with pytest.raises(TypeError, match=r"sieve .* is not accepted: one such as RowSieve"):
+        with pytest.raises(TypeError, match=r"sieve must be a sieve such as RowSieve\(target=0\.2\), or None; got "):
             lstm.sieve = wrong  # type: ignore[assignment]
     assert isinstance(lstm.sieve, DenseSieve)

@@ -296,7 +296,7 @@ def _known(code: int, family: str, position: int) -> Part:
     part = part_of(code)
     if part is None or part.family != family:
         names = ", ".join(p.name for p in PARTS if p.family == family)
-        raise _Damage(f"is for device {describe(code)}: of {family}, {names} are accepted", position)
+        raise _Damage(f"is for device {describe(code)}, which is none of {family}'s {names}", position)
     return part
 
 

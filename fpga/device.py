@@ -84,7 +84,7 @@ class Device:
         for name, value in values.items():
             f = BY_NAME[register].field(name)
             if not 0 <= value < 1 << f.width:
-                raise ValueError(f"{register}.{name} = {value} is not accepted: 0 to {(1 << f.width) - 1} are")
+                raise ValueError(f"{register}.{name} must be from 0 to {(1 << f.width) - 1}, got {value}")
             word |= value << f.lsb
         self.write(register, word)
 

@@ -170,7 +170,7 @@ def _fitting(path: Path, image: Bitstream, devices: Sequence[JtagDevice]) -> Jta
             "build for the board that is plugged in"
         )
     if len(fitting) > 1:
-        raise DeviceError(f"the board holds {len(fitting)} devices {describe(image.part.code)}: one is accepted")
+        raise DeviceError(f"the board must hold one device {describe(image.part.code)}, got {len(fitting)}")
     return fitting[0]
 
 

@@ -53,7 +53,7 @@ def part_named(name: str) -> Part:
     for part in PARTS:
         if part.name == name:
             return part
-    raise ValueError(f"{name!r} is no known part: one of {', '.join(p.name for p in PARTS)} is accepted")
+    raise ValueError(f"part must be one of {', '.join(p.name for p in PARTS)}; got {name!r}")
 
 
 def describe(code: int) -> str:

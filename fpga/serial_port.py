@@ -272,7 +272,7 @@ def _open(port: str | Port, baud: int, silence: float) -> Port:
         )
     except ValueError as error:
         raise DeviceError(
-            f"{port} at {baud} baud cannot be opened ({error}): a port such as /dev/ttyUSB0 is accepted"
+            f"{port} at {baud} baud cannot be opened ({error}): give a port such as /dev/ttyUSB0"
         ) from None
     _reopen(opened, port)
     return opened
@@ -296,7 +296,7 @@ def _why_not_open(name: str, error: Exception) -> str:
     if code in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return f"there is no port {name}: is the board plugged in?  Ports of this machine: {there}"
     if code in (errno.ENOTTY, errno.EISDIR):
-        return f"{name} is no serial port: one such as /dev/ttyUSB0 is accepted.  Ports of this machine: {there}"
+        return f"{name} is no serial port: give one such as /dev/ttyUSB0.  Ports of this machine: {there}"
     if code in (errno.EACCES, errno.EPERM):
         return (
             f"no permission to open {name}: join its group (Debian, Ubuntu: sudo usermod -aG dialout $USER), then log "

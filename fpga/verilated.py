@@ -13,7 +13,8 @@ from pathlib import Path
 from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.cache import cached_verilog
 from gradsieve.rtl_gen.files import cached
-from gradsieve.rtl_gen.verilator import ToolError, verilator_env
+from gradsieve.rtl_gen.tools import ToolFailed, reason_of
+from gradsieve.rtl_gen.verilator import verilator_env
 from gradsieve.rtl_gen.verilog import top_name
 
 VERILATOR_FLAGS = (
@@ -36,8 +37,7 @@ FAST, SLOW = "-O2", "-O0"
 def _run(command: list[str], env: dict[str, str], folder: Path) -> None:
     done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        tail = "\n".join((done.stdout + done.stderr).splitlines()[-20:])
-        raise ToolError(f"{command[0]} failed with status {done.returncode}:\n{tail}")
+        raise ToolFailed(command[0], done.returncode, reason_of((done.stdout + done.stderr).splitlines()))
 
 
 @dataclass(frozen=True)

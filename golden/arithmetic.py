@@ -22,9 +22,9 @@ def requantize(value: Tensor, from_fraction: int, target: FixedPoint) -> tuple[T
     fraction.
     """
     if value.dtype != torch.int64:
-        raise ValueError(f"value has dtype {value.dtype}; torch.int64 is accepted")
+        raise ValueError(f"value must be torch.int64, got {value.dtype}")
     if from_fraction < 0:
-        raise ValueError(f"from_fraction = {from_fraction} is not accepted: 0 or more is")
+        raise ValueError(f"from_fraction must be at least 0, got {from_fraction}")
     shift = from_fraction - target.fraction
     if shift <= 0:
         # Compare before the shift: a value that leaves the format might leave int64 too.
@@ -55,7 +55,9 @@ def exact_matmul(a: Tensor, b: Tensor, a_limit: int, b_limit: int) -> Tensor:
     """
     terms = EXACT // (a_limit * b_limit)
     if terms == 0:
-        raise ValueError(f"products up to {a_limit} * {b_limit} are not accepted: float64 is exact up to 2**53")
+        raise ValueError(
+            f"a_limit * b_limit must be at most 2**53 (float64 is exact up to there), got {a_limit} * {b_limit}"
+        )
     total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.int64)
     for k in range(0, a.shape[1], terms):
         total += (a[:, k : k + terms].double() @ b[k : k + terms].double()).long()
@@ -80,9 +82,9 @@ def xorshift32_states(state: int, count: int) -> Tensor:
     Raises ValueError for a state outside 1 to 2**32 - 1 or a negative count.
     """
     if not 1 <= state <= _WORD:
-        raise ValueError(f"state = {state} is not accepted: 1 to {_WORD} is")
+        raise ValueError(f"state must be from 1 to {_WORD}, got {state}")
     if count < 0:
-        raise ValueError(f"count = {count} is not accepted: 0 or more is")
+        raise ValueError(f"count must be at least 0, got {count}")
     # The generator is linear over GF(2): with the matrix of n steps, n known states give the next n.
     columns = np.array([xorshift32(1 << bit) for bit in range(32)], dtype=np.uint32)
     states = np.array([xorshift32(state)], dtype=np.uint32)

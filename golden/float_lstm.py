@@ -45,7 +45,9 @@ def forward(
     ValueError for shapes that do not fit each other.
     """
     if x.ndim != 3 or h0.ndim != 2 or 0 in x.shape:
-        raise ValueError(f"x {tuple(x.shape)}, h0 {tuple(h0.shape)}: (T, B, I), not empty, and (B, H) are accepted")
+        raise ValueError(
+            f"x must have shape (T, B, I), not empty, and h0 (B, H); got {tuple(x.shape)} and {tuple(h0.shape)}"
+        )
     B, I, H = x.shape[1], x.shape[2], h0.shape[1]
     _check_shapes(
         h0=(h0, (B, H)), c0=(c0, (B, H)), w_ih=(w_ih, (4 * H, I)), w_hh=(w_hh, (4 * H, H)),
@@ -100,4 +102,4 @@ def backward(w_ih: Tensor, w_hh: Tensor, tape: Tape) -> FloatGradients:
 def _check_shapes(**tensors: tuple[Tensor, tuple[int, ...]]) -> None:
     for name, (tensor, shape) in tensors.items():
         if tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} has shape {tuple(tensor.shape)}; {shape} is accepted")
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(tensor.shape)}")

@@ -23,12 +23,12 @@ def quantize(values: Tensor, form: FixedPoint, name: str = "values") -> tuple[Te
     Raises ValueError, naming `name`, for a NaN, an infinity or integers, and for a format wider than float64 is exact.
     """
     if not values.is_floating_point():
-        raise ValueError(f"{name} has dtype {values.dtype}; a floating-point dtype is accepted")
+        raise ValueError(f"{name} must have a floating-point dtype, got {values.dtype}")
     if form.width > 53:
-        raise ValueError(f"format {form} is not accepted: up to 53 bits are exact in float64")
+        raise ValueError(f"form must be at most 53 bits wide (float64 is exact up to there), got {form}")
     bad = values[~values.isfinite()]
     if len(bad):
-        raise ValueError(f"{name} holds {len(bad)} values such as {bad[0].item()}; finite numbers are accepted")
+        raise ValueError(f"{name} must be finite, got {bad[0].item()} (values that are not finite: {len(bad)})")
     # float64 holds float32 values and the scaling by a power of two exactly, so the one rounding is torch.round's.
     rounded = torch.round(values.detach().cpu().double() * form.scale)
     saturated = (rounded > form.maximum) | (rounded < form.minimum)
@@ -105,4 +105,4 @@ def _real(values: Tensor, form: FixedPoint) -> Tensor:
 def _check_scale(scale: float) -> None:
     # Any other factor would round the gradients once more, and differently in float32 and float64.
     if not (math.isfinite(scale) and scale > 0 and math.frexp(scale)[0] == 0.5):
-        raise ValueError(f"scale = {scale!r} is not accepted: a positive power of two, such as 4096.0, is")
+        raise ValueError(f"scale must be a positive power of two, such as 4096.0; got {scale!r}")

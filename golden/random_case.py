@@ -43,7 +43,7 @@ def random_case(
     config.check_run(H=H, I=I, B=B, T=T)
     mode = SieveMode(rng.choice(tuple(SieveMode)) if mode is None else mode)
     if masks is not None and masks not in MASK_KINDS:
-        raise ValueError(f"masks = {masks!r} is not accepted: {', '.join(MASK_KINDS)} are")
+        raise ValueError(f"masks must be one of {', '.join(MASK_KINDS)}; got {masks!r}")
     kind: MaskKind = rng.choice(MASK_KINDS) if masks is None else masks
     if extreme is None:
         extreme = rng.random() < 0.5

@@ -51,7 +51,7 @@ def sift(dz: Tensor, sieve: Sieve, lanes: int, gradient: FixedPoint, words: Tens
         rows = (score >= sieve.tau) & (score > 0)
     else:
         if words is None:
-            raise ValueError("words = None is not accepted in stochastic mode: a random word for each row is")
+            raise ValueError("words must be given in stochastic mode (a random word for each row), got None")
         shift = sum((score << n < sieve.tau).long() for n in range(MAX_SHIFT + 1))
         assert isinstance(shift, Tensor)
         rows = (score > 0) & (shift <= MAX_SHIFT) & (words & ((1 << shift) - 1) == 0)

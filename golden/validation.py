@@ -21,7 +21,7 @@ def column_tiles(config: EngineConfig, H: int, I: int) -> tuple[int, int]:
 def check_inputs(
     config: EngineConfig, weights: Weights, tape: Tape, sieve: Sieve | None = None, masks: Masks | None = None
 ) -> None:
-    """Raise ValueError, quoting the offending value and what is accepted, unless the engine can run these inputs.
+    """Raise ValueError, quoting the offending value and what it must be, unless the engine can run these inputs.
 
     Checks, in this order: the ranks of x and i, the sizes against the config's maxima, shape, dtype and range of each
     tensor of the tape and of the weights, the sieve's registers, the masks.
@@ -30,7 +30,7 @@ def check_inputs(
         _check_tensor(f"tape.{name}", getattr(tape, name))
         if getattr(tape, name).ndim != 3:
             axes = "(T, B, I)" if name == "x" else "(T, B, H)"
-            raise ValueError(f"tape.{name} has shape {_shape(getattr(tape, name))}; {axes} is accepted")
+            raise ValueError(f"tape.{name} must have shape {axes}, got {_shape(getattr(tape, name))}")
     H, I, B, T = tape.sizes
     config.check_run(H=H, I=I, B=B, T=T)
     f = config.formats
@@ -56,18 +56,18 @@ def check_inputs(
 
 
 def check_sieve(config: EngineConfig, sieve: Sieve) -> None:
-    """Raise ValueError unless every register of the sieve holds an accepted value."""
+    """Raise ValueError unless every register of the sieve holds a value that it can have."""
     modes = ", ".join(f"{m.value} ({m.name.lower()})" for m in SieveMode)
     if not _is_int(sieve.mode) or sieve.mode not in tuple(SieveMode):
-        raise ValueError(f"sieve.mode = {sieve.mode!r} is not accepted: {modes} are")
+        raise ValueError(f"sieve.mode must be one of {modes}; got {sieve.mode!r}")
     top = (1 << config.formats.gradient.width) - 1
     if not _is_int(sieve.tau) or not 0 <= sieve.tau <= top:
         raise ValueError(
-            f"sieve.tau = {sieve.tau!r} is not accepted: an integer from 0 to {top} is, "
-            f"in LSBs of the gradient format {config.formats.gradient}"
+            f"sieve.tau must be an integer from 0 to {top} (LSBs of the gradient format {config.formats.gradient}), "
+            f"got {sieve.tau!r}"
         )
     if not _is_int(sieve.random) or not 1 <= sieve.random < 1 << 32:
-        raise ValueError(f"sieve.random = {sieve.random!r} is not accepted: an integer from 1 to {(1 << 32) - 1} is")
+        raise ValueError(f"sieve.random must be an integer from 1 to {(1 << 32) - 1}, got {sieve.random!r}")
 
 
 def _is_int(value: object) -> bool:
@@ -80,25 +80,24 @@ def _shape(tensor: Tensor) -> tuple[int, ...]:
 
 def _check_tensor(name: str, value: object) -> None:
     if not isinstance(value, Tensor):
-        raise ValueError(f"{name} is a {type(value).__name__}; a torch.Tensor is accepted")
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def _check_shape(name: str, tensor: Tensor, axes: str, shape: tuple[int, ...]) -> None:
     _check_tensor(name, tensor)
     if _shape(tensor) != shape:
-        raise ValueError(f"{name} has shape {_shape(tensor)}; {axes} = {shape} is accepted")
+        raise ValueError(f"{name} must have shape {axes} = {shape}, got {_shape(tensor)}")
 
 
 def _check_values(name: str, tensor: Tensor, shape: tuple[str, tuple[int, ...]], form: FixedPoint) -> None:
     _check_shape(name, tensor, *shape)
     if tensor.dtype not in INTEGERS:
-        accepted = ", ".join(str(d) for d in INTEGERS)
-        raise ValueError(f"{name} has dtype {tensor.dtype}; integers of {accepted} are accepted")
+        raise ValueError(f"{name} must be one of {', '.join(map(str, INTEGERS))}; got {tensor.dtype}")
     low, high = int(tensor.min()), int(tensor.max())
     for value in (low, high):
         if not form.minimum <= value <= form.maximum:
             raise ValueError(
-                f"{name} holds {value}, outside of its format {form}: {form.minimum} to {form.maximum} is accepted"
+                f"{name} must be from {form.minimum} to {form.maximum} (its format is {form}), got {value}"
             )
 
 
@@ -107,4 +106,4 @@ def _check_mask(name: str, mask: Tensor | None, axes: str, shape: tuple[int, ...
         return
     _check_shape(name, mask, axes, shape)
     if mask.dtype != torch.bool:
-        raise ValueError(f"{name} has dtype {mask.dtype}; torch.bool is accepted")
+        raise ValueError(f"{name} must be torch.bool, got {mask.dtype}")

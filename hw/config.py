@@ -63,11 +63,12 @@ class EngineConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> EngineConfig:
-        if self.max_terms < self.max_B * self.max_T:
+        f = self.formats
+        largest = self.max_B * self.max_T << (f.input.width - 1 + f.gradient.width - 1)
+        if f.weight_grad_width < (least := largest.bit_length() + 1):
             raise ValueError(
-                f"formats.weight_grad_width = {self.formats.weight_grad_width} is not accepted: it holds "
-                f"{self.max_terms} terms, and one run of max_B = {self.max_B} and max_T = {self.max_T} adds "
-                f"{self.max_B * self.max_T}"
+                f"formats.weight_grad_width must be at least {least} with max_B = {self.max_B} and "
+                f"max_T = {self.max_T}, got {f.weight_grad_width}"
             )
         return self
 
@@ -175,9 +176,9 @@ class EngineConfig(BaseModel):
     def check_run(self, H: int, I: int, B: int, T: int) -> None:
         """Raise ConfigError, naming every size that this engine cannot run."""
         sizes = {"H": (H, self.max_H), "I": (I, self.max_I), "B": (B, self.max_B), "T": (T, self.max_T)}
-        bad = [f"{k} = {v} (1 to {top})" for k, (v, top) in sizes.items() if not 1 <= v <= top]
+        bad = [f"{k} must be from 1 to {top}, got {v}" for k, (v, top) in sizes.items() if not 1 <= v <= top]
         if bad:
-            raise ConfigError(f"engine {self.name!r} does not run " + ", ".join(bad))
+            raise ConfigError(f"engine {self.name!r}: " + "; ".join(bad))
 
     def to_toml(self) -> str:
         """The config as a TOML text that `load` reads back to an equal config."""
@@ -220,5 +221,5 @@ PRESETS: dict[str, EngineConfig] = {
 def preset(name: str) -> EngineConfig:
     """The preset of that name.  Raises ConfigError, which lists them, if there is none."""
     if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise ConfigError(f"preset must be one of {', '.join(PRESETS)}; got {name!r}")
     return PRESETS[name]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_serializer, model_validator
 
+from gradsieve.hw.validation import quote
+
 OPERAND_WIDTH = (4, 18)
-"""Accepted widths of a multiplier operand, in bits: 18 is the widest hard multiplier of the targets."""
+"""Widths that a multiplier operand may have, in bits, from and to: 18 is the widest hard multiplier of the targets."""
 
 
 class FixedPoint(BaseModel):
@@ -28,16 +31,16 @@ class FixedPoint(BaseModel):
         if isinstance(value, str):
             match = re.fullmatch(r"\s*(\d+)\.(\d+)\s*", value)
             if match is None:
-                raise ValueError(f"format {value!r} is not accepted: write 'width.fraction', such as '16.13'")
+                raise ValueError(f"must be 'width.fraction', such as '16.13'; got {quote(value)}")
             return {"width": int(match[1]), "fraction": int(match[2])}
-        if isinstance(value, float):
-            raise ValueError(f"format {value!r} is not accepted: quote it, as in '16.13'")
+        if not isinstance(value, Mapping | FixedPoint):
+            raise ValueError(f"must be a string 'width.fraction', such as '16.13'; got {quote(value)}")
         return value
 
     @model_validator(mode="after")
     def _check(self) -> FixedPoint:
         if self.fraction >= self.width:
-            raise ValueError(f"format {self} is not accepted: the fraction must be smaller than the width")
+            raise ValueError(f"must have a fraction less than its width, got '{self}'")
         return self
 
     @model_serializer
@@ -87,7 +90,7 @@ class Formats(BaseModel):
         for name in ("weight", "activation", "cell", "input", "gradient"):
             width = getattr(self, name).width
             if not low <= width <= high:
-                raise ValueError(f"formats.{name} = {width} bits is not accepted: {low} to {high} bits are")
+                raise ValueError(f"formats.{name} must have a width of {low} to {high} bits, got {width}")
         return self
 
     @property

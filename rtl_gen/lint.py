@@ -10,7 +10,7 @@ from gradsieve.rtl_gen.verilator import WAIVERS, ToolError, verilator_env
 
 
 class LintError(ToolError):
-    """Verilator found something; the message is its report."""
+    """Verilator found something; the message names every finding."""
 
 
 def lint(path: Path, top: str | None = None, waivers: Path | None = WAIVERS) -> None:
@@ -24,7 +24,8 @@ def lint(path: Path, top: str | None = None, waivers: Path | None = WAIVERS) -> 
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     report = (done.stdout + done.stderr).strip()
     if done.returncode != 0 or "%Warning" in report or "%Error" in report:
-        raise LintError(f"{path}: verilator --lint-only -Wall reports:\n{report or f'exit status {done.returncode}'}")
+        findings = " | ".join(line for line in report.splitlines() if line.startswith("%"))
+        raise LintError(f"{path}: verilator --lint-only -Wall: {findings or f'exit status {done.returncode}'}")
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -13,7 +14,9 @@ from pathlib import Path
 from gradsieve.rtl_gen.verilator import ToolError
 
 QUOTED_LINES = 3
-"""Lines of a failed tool's output that its error quotes, if none is marked as an error."""
+"""Most lines of a failed tool's output that its error quotes."""
+_MARK = re.compile(r"ERROR:|%Error|\berror:")
+"""Of errors, as Yosys and nextpnr, Verilator, and compilers write it."""
 
 
 class ToolFailed(ToolError):
@@ -75,7 +78,7 @@ def run(command: Sequence[str], folder: Path, log: str, follow: Callable[[str], 
 
 
 def reason_of(lines: Sequence[str]) -> str:
-    """What a failed tool said: its lines that are marked as errors, or else the last ones."""
-    said = [line for line in lines if line]
-    marked = [line.split("ERROR:", 1)[1].strip() for line in said if "ERROR:" in line]
-    return " | ".join(marked or said[-QUOTED_LINES:]) or "it said nothing"
+    """What a failed tool said, on one line: its first lines that are marked as errors, or else its last ones."""
+    said = [line.strip() for line in lines if line.strip()]
+    marked = [line.split("ERROR:", 1)[-1].strip() for line in said if _MARK.search(line)]
+    return " | ".join(marked[:QUOTED_LINES] or said[-QUOTED_LINES:]) or "it said nothing"

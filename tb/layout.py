@@ -35,7 +35,7 @@ def _packer(shape: Any) -> Callable[[Any], int]:
             def pack_struct(value: Any) -> int:
                 unknown = value.keys() - names
                 if unknown:
-                    raise KeyError(f"{sorted(unknown)} are no fields; {sorted(names)} are")
+                    raise KeyError(f"fields must be among {sorted(names)}, got {sorted(unknown)}")
                 return sum(pack(value[key]) << offset for key, offset, pack in parts if key in value)
 
             return pack_struct

@@ -23,6 +23,7 @@ from gradsieve.hw.cells.gowin import GOWIN
 from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.ecp5_netlist import cell_models, netlist
 from gradsieve.rtl_gen.files import build_root, cached
+from gradsieve.rtl_gen.tools import reason_of
 from gradsieve.rtl_gen.verilator import ToolError, verilator_env
 from gradsieve.rtl_gen.verilog import component_verilog
 from gradsieve.tb.blocks import BLOCKS
@@ -39,7 +40,6 @@ Target = Literal["portable", "ecp5", "gowin", "ecp5_netlist"]
 _CELLS = {"portable": None, "ecp5": ECP5, "gowin": GOWIN, "ecp5_netlist": ECP5}
 Simulator = Literal["verilator", "icarus_2005", "icarus_2012"]
 """Verilator, or Icarus Verilog (four states, events in the order of the standard) in the language of that year."""
-_SHOWN_LINES = 25
 
 
 class BenchError(ToolError):
@@ -193,7 +193,7 @@ def _icarus(text: str, simulator: Simulator) -> Path:
                 log_file=log,
             )
         except (Exception, SystemExit) as error:
-            raise BenchError(f"Icarus Verilog does not build the simulation ({error}):\n{_tail(log)}") from None
+            raise BenchError(f"Icarus Verilog does not build the simulation ({error}): {_reason(log)}") from None
 
     return cached("benches", key, compile)
 
@@ -229,15 +229,15 @@ def _build(text: str, folder: Path, options: tuple[str, ...], waves: bool, runti
                 log_file=log,
             )
         except SystemExit:
-            raise BenchError(f"Verilator does not build the simulation:\n{_tail(log)}") from None
+            raise BenchError(f"Verilator does not build the simulation: {_reason(log)}") from None
         except Exception as error:
-            raise BenchError(f"Verilator does not build the simulation ({error}):\n{_tail(log)}") from None
+            raise BenchError(f"Verilator does not build the simulation ({error}): {_reason(log)}") from None
 
 
 def _outcomes(results: Path, log: Path) -> tuple[int, dict[str, str]]:
     """Tests run, and the messages of those that failed."""
     if not results.is_file():
-        raise BenchError(f"the simulation ended without results:\n{_tail(log)}")
+        raise BenchError(f"the simulation ended without results (its log: {log}): {_reason(log)}")
     count, failures = 0, {}
     for case in ElementTree.parse(results).getroot().iter("testcase"):
         count += 1
@@ -247,10 +247,8 @@ def _outcomes(results: Path, log: Path) -> tuple[int, dict[str, str]]:
     return count, failures
 
 
-def _tail(log: Path) -> str:
-    if not log.is_file():
-        return "(it printed nothing)"
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:])
+def _reason(log: Path) -> str:
+    return reason_of(log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else [])
 
 
 @contextmanager

@@ -32,7 +32,7 @@ def run_cycles(config: EngineConfig, H: int, I: int, B: int, T: int, counts: Ten
     x_tiles, h_tiles, batch_tiles = -(-I // config.R), -(-H // config.R), -(-B // config.C)
     expected = (T, batch_tiles, x_tiles + h_tiles)
     if tuple(counts.shape) != expected:
-        raise ValueError(f"counts have shape {tuple(counts.shape)}; (T, batch_tiles, tiles) = {expected} is accepted")
+        raise ValueError(f"counts must have shape (T, batch_tiles, tiles) = {expected}, got {tuple(counts.shape)}")
     least = counts.clamp(min=config.R)
     # Jobs of dW that can have no index are left out; those of dx and dh_rec write zeros.
     gradient = torch.where(counts > 0, least, 0)

@@ -42,10 +42,10 @@ class LanguageModel(nn.Module):
         for name in ("bidirectional", "batch_first", "proj_size"):
             value = getattr(lstm, name)
             if value:
-                raise ValueError(f"lstm.{name} = {value} is not accepted: {type(value)()} is")
+                raise ValueError(f"lstm.{name} must be {type(value)()}, got {value}")
         if tied and lstm.input_size != lstm.hidden_size:
             raise ValueError(
-                f"tied = True is not accepted for I = {lstm.input_size} and H = {lstm.hidden_size}: I must be H"
+                f"lstm.input_size must be lstm.hidden_size = {lstm.hidden_size} if tied, got {lstm.input_size}"
             )
         self.embedding = nn.Embedding(tokens, lstm.input_size)
         self.lstm = lstm

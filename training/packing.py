@@ -1,4 +1,4 @@
-"""Packed sequences as runs of the engine: stretches of steps with the same batch."""
+"""Packed sequences as runs of the backend: stretches of steps with the same batch."""
 
 from __future__ import annotations
 

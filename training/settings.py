@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -15,6 +15,8 @@ from gradsieve.training.errors import SettingsError
 
 MethodName = Literal["dense", "element", "row", "stochastic"]
 BackendName = Literal["float", "golden", "simulated"]
+Progress = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 
 
 class _Section(BaseModel):
@@ -75,7 +77,7 @@ class SieveSettings(_Section):
     """Fixed threshold, in units of the gradient of the loss summed over the tokens of a window."""
     target: float | None = Field(default=None, gt=0, le=1)
     """Share of the rows to keep (of the elements, with `element`)."""
-    targets: tuple[tuple[float, float], ...] = ()
+    targets: tuple[tuple[Progress, Share], ...] = ()
     """The same, moving: pairs of progress (0 to 1) and share, linear in between."""
     warm_up: int = Field(default=0, ge=0)
     """Dense steps at the beginning."""
@@ -90,11 +92,11 @@ class SieveSettings(_Section):
         if self.method == "dense":
             given += [name for name in ("warm_up", "dense_every", "dense_tail") if getattr(self, name)]
             if given:
-                raise ValueError(f"{given[0]} is not accepted with method 'dense': name element, row or stochastic")
+                raise ValueError(f"sieve.method must be element, row or stochastic with sieve.{given[0]}, got 'dense'")
         elif len(given) != 1:
             raise ValueError(
-                f"method {self.method!r} with {' and '.join(given) or 'nothing'} is not accepted: "
-                "one of tau, target and targets is"
+                "exactly one of sieve.tau, sieve.target and sieve.targets must be given with sieve.method "
+                f"{self.method!r}, got {' and '.join(f'sieve.{name}' for name in given) or 'none'}"
             )
         return self
 
@@ -113,10 +115,10 @@ class DropoutSettings(_Section):
     @model_validator(mode="after")
     def _check(self) -> DropoutSettings:
         used = [name for name in ("input", "hidden", "output") if getattr(self, name)]
-        if self.kind == "none" and used:
-            raise ValueError(f"{used[0]} = {getattr(self, used[0])} is not accepted with kind 'none'")
-        if self.kind == "standard" and self.hidden:
-            raise ValueError(f"hidden = {self.hidden} is not accepted with kind 'standard': only structured drops h")
+        if self.hidden and self.kind != "structured":
+            raise ValueError(f"dropout.kind must be structured with dropout.hidden, got {self.kind!r}")
+        if used and self.kind == "none":
+            raise ValueError(f"dropout.kind must be standard or structured with dropout.{used[0]}, got 'none'")
         return self
 
 
@@ -160,15 +162,15 @@ class BackendSettings(_Section):
     @model_validator(mode="after")
     def _check(self) -> BackendSettings:
         if self.preset is not None and self.preset not in PRESETS:
-            raise ValueError(f"preset {self.preset!r} is not accepted: {', '.join(PRESETS)} are")
+            raise ValueError(f"backend.preset must be one of {', '.join(PRESETS)}; got {self.preset!r}")
         values = {"preset": self.preset, "config": self.config}
-        given = [f"{name} {str(value)!r}" for name, value in values.items() if value is not None]
+        given = [f"backend.{name} {str(value)!r}" for name, value in values.items() if value is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are both given: give one of them")
         if given and self.kind == "float":
-            raise ValueError(f"{given[0]} is not accepted by the float backend: golden and simulated take one")
+            raise ValueError(f"backend.kind must be golden or simulated with {given[0]}, got 'float'")
         if self.lanes == 0 and self.kind != "float":
-            raise ValueError(f"lanes = 0 is not accepted by the {self.kind} backend: 1 or more is")
+            raise ValueError(f"backend.lanes must be at least 1 with backend.kind {self.kind!r}, got 0")
         return self
 
 

@@ -39,7 +39,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sized:
-    """The backward passes of one size, by the share of rows kept; in `fallback` the engine may pass the sieve over."""
+    """The backward passes of one size, by the share of rows kept; in `fallback` the backend may pass the sieve over."""
 
     H: int
     B: int
@@ -84,7 +84,7 @@ def measure(
     for share in shares:
         step(f"H = {H}, B = {B}, {100 * share:g} % of rows")
         sieve = method(target=share) if share < 1 else method(tau=0.0)
-        # A number of lanes, here the whole batch, makes the engine sieve even where it does not pay.
+        # A number of lanes, here the whole batch, makes the backend sieve even where it does not pay.
         for backend, out in ((FloatBackend(lanes=B), pairs), (FloatBackend(), fallback)):
             ours, _, _ = _layer(SievedLSTM, H, B, T)
             ours.sieve, ours.backend = sieve, backend

@@ -60,7 +60,7 @@ class Vocabulary:
         _check_level(self.level)
         if len(self._numbers) < len(self.tokens):
             token, count = Counter(self.tokens).most_common(1)[0]
-            raise ValueError(f"token {token!r} is there {count} times: once is accepted")
+            raise ValueError(f"tokens must be distinct, got {token!r} {count} times")
 
     @classmethod
     def build(cls, text: str, level: Level, limit: int | None = None) -> Vocabulary:
@@ -72,7 +72,7 @@ class Vocabulary:
         text.  Raises ValueError for a limit below 1.
         """
         if limit is not None and limit < 1:
-            raise ValueError(f"limit = {limit} is not accepted: 1 or more is")
+            raise ValueError(f"limit must be at least 1, got {limit}")
         counts = Counter(_split(text, level))
         counts.pop(UNKNOWN, None)
         least = 2 if level == "word" else 1
@@ -131,7 +131,7 @@ class Streams:
     def __init__(self, ids: Tensor, batch: int, steps: int, source: str) -> None:
         for name, value in (("batch", batch), ("steps", steps)):
             if value < 1:
-                raise ValueError(f"{name} = {value} is not accepted: 1 or more is")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         need = batch * (2 * steps + 1)
         if len(ids) < need:
             raise TextError(
@@ -157,7 +157,7 @@ class Streams:
         """Go on from a position.  Raises ValueError for one that these streams do not have."""
         window = state["window"]
         if not 0 <= window < self.windows:
-            raise ValueError(f"window = {window} is not accepted: 0 to {self.windows - 1} is")
+            raise ValueError(f"window must be from 0 to {self.windows - 1}, got {window}")
         self._window = window
 
 
@@ -220,7 +220,7 @@ def split(text: str, share: float) -> tuple[str, str]:
     and 1.
     """
     if not 0 < share < 1:
-        raise ValueError(f"share = {share} is not accepted: a number between 0 and 1, such as 0.1, is")
+        raise ValueError(f"share must be greater than 0 and less than 1, got {share}")
     at = round(len(text) * (1 - share))
     half = (at + len(text)) // 2
     for end in ("\n", " "):
@@ -240,7 +240,7 @@ def _split(text: str, level: Level) -> Sequence[str]:
 
 def _check_level(level: str) -> None:
     if level not in get_args(Level):
-        raise ValueError(f"level = {level!r} is not accepted: {' or '.join(get_args(Level))} is")
+        raise ValueError(f"level must be {' or '.join(get_args(Level))}, got {level!r}")
 
 
 def _digest(data: bytes) -> str:

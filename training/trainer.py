@@ -153,7 +153,7 @@ class Trainer:
             sieve = METHODS[s.method](tau=tau, target=target)
             return MixedTraining(sieve, loop.steps, s.warm_up, s.dense_every, s.dense_tail, s.targets)
         except SieveError as error:
-            raise SettingsError(f"sieve: {error}") from None
+            raise SettingsError(f"sieve.{error}") from None
 
     def _watch_backward(self) -> None:
         """Time the LSTM's backward passes, PyTorch's own and ours alike: from the gradient of y to that of x."""

@@ -15,5 +15,5 @@ BOARDS: dict[str, Board] = {b.name: b for b in (ULX3S, ECPIX5, ORANGECRAB, TANG_
 def board(name: str) -> Board:
     """The board of that name.  Raises BoardError, which lists them, if there is none."""
     if name not in BOARDS:
-        raise BoardError(f"there is no board {name!r}; there are {', '.join(BOARDS)}")
+        raise BoardError(f"board must be one of {', '.join(BOARDS)}; got {name!r}")
     return BOARDS[name]

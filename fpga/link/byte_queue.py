@@ -22,7 +22,7 @@ class ByteQueue(wiring.Component):
 
     def __init__(self, depth: int) -> None:
         if depth < 2 or depth & (depth - 1):
-            raise ValueError(f"a queue of {depth} words is not accepted: a power of two is")
+            raise ValueError(f"depth must be a power of two of at least 2, got {depth}")
         self.depth = depth
         super().__init__(
             {

@@ -19,7 +19,7 @@ DATA_BITS = 8
 def check_divisor(divisor: int) -> int:
     """`divisor`.  Raises ValueError if a receiver could not sample with so few cycles a bit."""
     if divisor < DIVISOR_MIN:
-        raise ValueError(f"{divisor} clock cycles a bit are not accepted: {DIVISOR_MIN} or more are")
+        raise ValueError(f"divisor must be at least {DIVISOR_MIN} clock cycles a bit, got {divisor}")
     return divisor
 
 

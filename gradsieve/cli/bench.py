@@ -67,7 +67,7 @@ def command(
     sizes = default_layer(engine) if layer is None else parse_layer(engine, layer)
     shares = parse_shares(kept)
     if seed < 0:
-        raise UsageError(f"--seed {seed} is not accepted: 0 or more is")
+        raise UsageError(f"--seed must be at least 0, got {seed}")
     result = measure(engine, sizes, shares, seed)
     _finish(result, json)
 
@@ -93,12 +93,14 @@ def parse_layer(config: EngineConfig, text: str) -> tuple[int, int, int, int]:
     """H, I, B, T of `text`.  Raises UsageError if it is not four whole numbers, ConfigError over the engine's sizes."""
     parts = text.split(",")
     if len(parts) != 4:
-        raise UsageError(f"--layer {text!r} is not accepted: four numbers H,I,B,T are, such as 64,64,16,32")
+        raise UsageError(f"--layer must be four integers H,I,B,T, such as 64,64,16,32; got {text!r}")
     names = ("H", "I", "B", "T")
     sizes = []
     for name, part in zip(names, parts, strict=True):
         if not (part.strip().isascii() and part.strip().isdigit()):
-            raise UsageError(f"--layer {text!r} is not accepted: {name} = {part!r} is no whole number")
+            raise UsageError(
+                f"--layer must be four integers H,I,B,T, such as 64,64,16,32; got {name} = {part!r} in {text!r}"
+            )
         sizes.append(int(part))
     H, I, B, T = sizes
     config.check_run(H=H, I=I, B=B, T=T)
@@ -112,9 +114,9 @@ def parse_shares(text: str) -> list[float]:
         try:
             share = float(part)
         except ValueError:
-            raise UsageError(f"--kept {text!r} is not accepted: {part!r} is no number") from None
+            raise UsageError(f"--kept must be numbers, such as 0.5,0.2; got {part!r} in {text!r}") from None
         if not 0 < share <= 1:
-            raise UsageError(f"--kept {text!r} is not accepted: {part.strip()} is not above 0 and at most 1")
+            raise UsageError(f"--kept must be greater than 0 and at most 1, got {part.strip()} in {text!r}")
         shares.append(share)
     return shares
 

@@ -58,7 +58,7 @@ def command(
     if not virtual:
         raise UsageError("only a virtual board can be run: give --virtual (gradsieve deploy loads a real one)")
     if divisor < DIVISOR_MIN:
-        raise UsageError(f"--divisor {divisor} is not accepted: {DIVISOR_MIN} or more is")
+        raise UsageError(f"--divisor must be at least {DIVISOR_MIN}, got {divisor}")
     engine = resolve_config(config, preset)
     _check_link(link)
     with stages(f"building the virtual board of {engine.name}") as progress:
@@ -103,7 +103,7 @@ def _check_link(link: Path | None) -> None:
     if link is None or (link.is_symlink() and os.readlink(link).startswith("/dev/")):
         return
     if os.path.lexists(link) or not os.access(link.parent, os.W_OK):
-        raise UsageError(f"--link {link} is not accepted: a name that is free, in a writable folder, is")
+        raise UsageError(f"--link must be a free name in a writable folder, got {link}")
 
 
 @contextmanager

@@ -81,9 +81,11 @@ def command(
     from gradsieve.training.studies.study import read_study
 
     if workers is not None and workers < 1:
-        raise UsageError(f"--workers {workers} is not accepted: 1 or more is")
+        raise UsageError(f"--workers must be at least 1, got {workers}")
     if workers is not None and scheduler is not None:
-        raise UsageError(f"--workers {workers} is not accepted with --scheduler: it has workers of its own")
+        raise UsageError(
+            f"--workers {workers} and --scheduler {scheduler} are both given: a scheduler has its own workers"
+        )
     found = read_study(study)
     out = Path("build/compare") / study.stem if output is None else output
     finish(found, run(found, out, workers, scheduler), out, json)

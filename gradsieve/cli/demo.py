@@ -99,9 +99,9 @@ def command(
     """
     engine = resolve_config(config, preset if config is not None or preset is not None else "default")
     if steps < 1:
-        raise UsageError(f"--steps {steps} is not accepted: 1 or more is")
+        raise UsageError(f"--steps must be at least 1, got {steps}")
     if seed < 0:
-        raise UsageError(f"--seed {seed} is not accepted: 0 or more is")
+        raise UsageError(f"--seed must be at least 0, got {seed}")
     with stages("demo") as stage:
         stage("loading PyTorch")
         from gradsieve.cli.demo_model import Sizes, Training

@@ -35,9 +35,7 @@ def _writable(path: Path | None) -> Path | None:
     if path is not None:
         folder = path.parent
         if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-            raise typer.BadParameter(
-                f"{path} cannot be written: a file name in an existing, writable folder is accepted"
-            )
+            raise typer.BadParameter(f"must be a file name in an existing, writable folder, got {path}")
     return path
 
 

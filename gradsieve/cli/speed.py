@@ -29,7 +29,7 @@ def command(
     """Measure how much faster sieved backward passes are than torch.nn.LSTM's, side by side.
 
     A row is kept or dropped for the whole batch. 1.00 is PyTorch's time; more is faster. *break even* is the share of
-    rows kept below which sieving pays; *left to the engine* is what SievedLSTM does by itself: it falls back to
+    rows kept below which sieving pays; *left to the backend* is what SievedLSTM does by itself: it falls back to
     PyTorch's own pass where sieving does not pay.
 
     *Examples:*
@@ -48,9 +48,9 @@ def command(
         from gradsieve.training.speed import measure, measure_dropout
 
     if method not in ("row", "stochastic"):
-        raise UsageError(f"--method {method!r} is not accepted: row or stochastic is")
+        raise UsageError(f"--method must be row or stochastic, got {method!r}")
     if dropout is not None and not 0 < dropout < 1:
-        raise UsageError(f"--dropout {dropout} is not accepted: a probability between 0 and 1 is")
+        raise UsageError(f"--dropout must be greater than 0 and less than 1, got {dropout}")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     from gradsieve.cli.progress import steps
@@ -80,7 +80,7 @@ def _whole(option: str, text: str) -> list[int]:
     parts = text.split(",")
     for part in parts:
         if not (part.strip().isascii() and part.strip().isdigit() and int(part) > 0):
-            raise UsageError(f"{option} {text!r} is not accepted: {part!r} is no whole number from 1 on")
+            raise UsageError(f"{option} must be integers of at least 1, such as 64,128; got {part!r} in {text!r}")
     return [int(part) for part in parts]
 
 
@@ -99,7 +99,7 @@ def _show(results: list[Sized], shares: list[float], method: str) -> None:
     for share in shares:
         table.add_column(f"{100 * share:g} % kept", justify="right")
     table.add_column("break even", justify="right")
-    table.add_column("left to the engine", justify="right")
+    table.add_column("left to the backend", justify="right")
     for r in results:
         first = next(iter(r.pairs.values()))
         table.add_row(

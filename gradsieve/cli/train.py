@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -17,6 +18,17 @@ if TYPE_CHECKING:
     from gradsieve.training.history import Result
     from gradsieve.training.settings import Settings
 
+_OPTIONS = {
+    "text.file": "--text",
+    "text.valid": "--valid",
+    "text.level": "--level",
+    "sieve.method": "--method",
+    "sieve.target": "--target",
+    "backend.kind": "--backend",
+    "training.steps": "--steps",
+    "training.seed": "--seed",
+}
+"""What the settings are called on the command line."""
 INTERRUPTED = 130
 """Exit status of a training that Ctrl-C stopped, as of any interrupted command."""
 
@@ -98,7 +110,11 @@ def command(
 
 
 def settings_of(config: Path | None, options: dict[str, dict[str, Any]]) -> Settings:
-    """The settings of the file, overruled by the options that were given.  Raises SettingsError."""
+    """The settings of the file, overruled by the options that were given.
+
+    Raises SettingsError, which calls a setting by its option if it was given by one, or if there is no file.
+    """
+    from gradsieve.training.errors import SettingsError
     from gradsieve.training.settings import make, merge, read_toml
 
     data = read_toml(config) if config is not None else {}
@@ -113,7 +129,15 @@ def settings_of(config: Path | None, options: dict[str, dict[str, Any]]) -> Sett
         data = data | {"sieve": {name: value for name, value in data["sieve"].items() if name not in keep}}
     # A section that the file gives as a plain value stays, to be refused, unless options were given for it.
     over = {section: values for section, values in given.items() if values}
-    return make(merge(data, over), "options" if config is None else str(config))
+    try:
+        return make(merge(data, over), "options" if config is None else str(config))
+    except SettingsError as error:
+        message = str(error)
+        for setting, option in _OPTIONS.items():
+            section, name = setting.split(".")
+            if config is None or name in given.get(section, {}):
+                message = re.sub(rf"\b{re.escape(setting)}\b", option, message)
+        raise SettingsError(message) from None
 
 
 def _build_simulator(settings: Settings) -> None:

@@ -53,7 +53,7 @@ def command(
     names = list(dict.fromkeys(block)) if block else list(BLOCKS)
     for name in names:
         if name not in BLOCKS:
-            raise UsageError(f"there is no block {name!r}; there are {', '.join(BLOCKS)}")
+            raise UsageError(f"--block must be one of {', '.join(BLOCKS)}; got {name!r}")
     results: list[BenchResult] = []
     with _progress() as progress:
         task = progress.add_task(f"verifying {engine.name}", total=len(names))

@@ -256,5 +256,5 @@ def test_more_requests_than_fit_are_dropped_whole(line: Line) -> None:
 
 
 def test_a_divisor_below_four_is_refused() -> None:
-    with pytest.raises(ValueError, match="3 clock cycles a bit are not accepted: 4 or more are"):
+    with pytest.raises(ValueError, match="divisor must be at least 4 clock cycles a bit, got 3"):
         check_divisor(3)

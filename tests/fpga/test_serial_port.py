@@ -88,7 +88,7 @@ def test_a_port_without_permission(terminal: Terminal, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(("port", "baud"), [("nonsense://x", 115200), ("loop://", -5)])
 def test_what_is_no_port(port: str, baud: int) -> None:
     with pytest.raises(
-        DeviceError, match=f"{port} at {baud} baud cannot be opened .* such as /dev/ttyUSB0 is accepted"
+        DeviceError, match=f"{port} at {baud} baud cannot be opened .*: give a port such as /dev/ttyUSB0"
     ):
         SerialTransport(port, baud)
 
@@ -98,7 +98,7 @@ def test_what_is_there_and_no_port(there: str, tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("kept")
     port = {"file": str(file), "folder": str(tmp_path), "null": os.devnull}[there]
-    with pytest.raises(DeviceError, match=f"{port} is no serial port: one such as /dev/ttyUSB0 is accepted.  Ports of"):
+    with pytest.raises(DeviceError, match=f"{port} is no serial port: give one such as /dev/ttyUSB0.  Ports of"):
         SerialTransport(port)
     assert file.read_text() == "kept"
 

@@ -204,9 +204,15 @@ def _works(device: Device) -> None:
     [
         (["--preset", "tiny"], "only a virtual board can be run: give --virtual"),
         (["--virtual"], "there is no config: give a CONFIG.toml, or --preset"),
-        (["--virtual", "--preset", "tiny", "--divisor", "3"], "--divisor 3 is not accepted: 4 or more is"),
-        (["--virtual", "--preset", "tiny", "--link", "/nowhere/port"], "--link /nowhere/port is not accepted: a name"),
-        (["--virtual", "--preset", "tiny", "--link", __file__], f"--link {__file__} is not accepted: a name that is"),
+        (["--virtual", "--preset", "tiny", "--divisor", "3"], "--divisor must be at least 4, got 3"),
+        (
+            ["--virtual", "--preset", "tiny", "--link", "/nowhere/port"],
+            "--link must be a free name in a writable folder, got /nowhere/port",
+        ),
+        (
+            ["--virtual", "--preset", "tiny", "--link", __file__],
+            f"--link must be a free name in a writable folder, got {__file__}",
+        ),
     ],
 )
 def test_bad_options_are_one_line(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

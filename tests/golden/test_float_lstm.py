@@ -64,13 +64,15 @@ def test_forward_and_backward_refuse_shapes_that_do_not_fit() -> None:
     )
     _, tape = float_lstm.forward(x, h, h, w_ih, w_hh, b, b)
     assert tape.sizes == (5, 4, 3, 2)
-    with pytest.raises(ValueError, match=r"w_hh has shape \(20, 4\); \(20, 5\) is accepted"):
+    with pytest.raises(ValueError, match=r"w_hh must have shape \(20, 5\), got \(20, 4\)"):
         float_lstm.forward(x, h, h, w_ih, w_ih, b, b)
-    with pytest.raises(ValueError, match=r"c0 has shape \(2, 5\); \(3, 5\) is accepted"):
+    with pytest.raises(ValueError, match=r"c0 must have shape \(3, 5\), got \(2, 5\)"):
         float_lstm.forward(x, h, h[:2], w_ih, w_hh, b, b)
-    with pytest.raises(ValueError, match=r"x \(3, 4\), h0 \(3, 5\): \(T, B, I\), not empty, and \(B, H\) are accepted"):
+    with pytest.raises(
+        ValueError, match=r"x must have shape \(T, B, I\), not empty, and h0 \(B, H\); got \(3, 4\) and \(3, 5\)"
+    ):
         float_lstm.forward(x[0], h, h, w_ih, w_hh, b, b)
-    with pytest.raises(ValueError, match=r"w_ih has shape \(20, 5\); \(20, 4\) is accepted"):
+    with pytest.raises(ValueError, match=r"w_ih must have shape \(20, 4\), got \(20, 5\)"):
         float_lstm.backward(w_hh, w_hh, tape)
 
 

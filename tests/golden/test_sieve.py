@@ -80,5 +80,5 @@ def test_words_go_unit_by_unit() -> None:
 
 
 def test_stochastic_mode_needs_words() -> None:
-    with pytest.raises(ValueError, match="words = None is not accepted in stochastic mode"):
+    with pytest.raises(ValueError, match=r"words must be given in stochastic mode .*, got None"):
         sift(torch.ones(2, 4, dtype=torch.int64), Sieve(SieveMode.STOCHASTIC), 2, CONFIG.formats.gradient)

@@ -33,12 +33,12 @@ def test_good_inputs_pass() -> None:
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
-        ("x", (4, 5), "tape.x has shape (4, 5); (T, B, I) is accepted"),
-        ("i", (2, 4), "tape.i has shape (2, 4); (T, B, H) is accepted"),
-        ("f", (2, 4, 4), "tape.f has shape (2, 4, 4); (T, B, H) = (2, 4, 3) is accepted"),
-        ("h_prev", (1, 4, 3), "tape.h_prev has shape (1, 4, 3); (T, B, H) = (2, 4, 3) is accepted"),
-        ("dh", (2, 4, 3), "tape.dh has shape (2, 4, 3); (B, H) = (4, 3) is accepted"),
-        ("dc", (4, 1), "tape.dc has shape (4, 1); (B, H) = (4, 3) is accepted"),
+        ("x", (4, 5), "tape.x must have shape (T, B, I), got (4, 5)"),
+        ("i", (2, 4), "tape.i must have shape (T, B, H), got (2, 4)"),
+        ("f", (2, 4, 4), "tape.f must have shape (T, B, H) = (2, 4, 3), got (2, 4, 4)"),
+        ("h_prev", (1, 4, 3), "tape.h_prev must have shape (T, B, H) = (2, 4, 3), got (1, 4, 3)"),
+        ("dh", (2, 4, 3), "tape.dh must have shape (B, H) = (4, 3), got (2, 4, 3)"),
+        ("dc", (4, 1), "tape.dc must have shape (B, H) = (4, 3), got (4, 1)"),
     ],
 )
 def test_shapes_of_the_tape(name: str, shape: tuple[int, ...], message: str) -> None:
@@ -46,16 +46,16 @@ def test_shapes_of_the_tape(name: str, shape: tuple[int, ...], message: str) -> 
 
 
 def test_shapes_of_the_weights() -> None:
-    refused("weights.w_ih has shape (5, 12); (4H, I) = (12, 5) is accepted", replace(WEIGHTS, w_ih=WEIGHTS.w_ih.T))
-    refused("weights.w_hh has shape (12, 5); (4H, H) = (12, 3) is accepted", replace(WEIGHTS, w_hh=WEIGHTS.w_ih))
+    refused("weights.w_ih must have shape (4H, I) = (12, 5), got (5, 12)", replace(WEIGHTS, w_ih=WEIGHTS.w_ih.T))
+    refused("weights.w_hh must have shape (4H, H) = (12, 3), got (12, 5)", replace(WEIGHTS, w_hh=WEIGHTS.w_ih))
 
 
 @pytest.mark.parametrize(
     ("x", "i", "message"),
     [
-        ((7, 4, 5), (7, 4, 3), "does not run T = 7 (1 to 6)"),
-        ((2, 7, 5), (2, 7, 9), "does not run H = 9 (1 to 8), B = 7 (1 to 6)"),
-        ((2, 4, 0), (2, 4, 3), "does not run I = 0 (1 to 8)"),
+        ((7, 4, 5), (7, 4, 3), "engine 'tiny': T must be from 1 to 6, got 7"),
+        ((2, 7, 5), (2, 7, 9), "engine 'tiny': H must be from 1 to 8, got 9; B must be from 1 to 6, got 7"),
+        ((2, 4, 0), (2, 4, 3), "engine 'tiny': I must be from 1 to 8, got 0"),
     ],
 )
 def test_sizes_over_the_maxima(x: tuple[int, ...], i: tuple[int, ...], message: str) -> None:
@@ -67,38 +67,44 @@ def test_sizes_over_the_maxima(x: tuple[int, ...], i: tuple[int, ...], message: 
 def test_values_out_of_range(name: str, value: int) -> None:
     tensor = getattr(TAPE, name).clone()
     tensor.view(-1)[-1] = value
-    refused(f"tape.{name} holds {value}, outside of its format 16.", tape=replace(TAPE, **{name: tensor}))
+    refused(f"tape.{name} must be from -32768 to 32767 (its format is 16.", tape=replace(TAPE, **{name: tensor}))
     refused(
-        f"weights.w_hh holds {value}, outside of its format 16.13: -32768 to 32767 is accepted",
+        f"weights.w_hh must be from -32768 to 32767 (its format is 16.13), got {value}",
         replace(WEIGHTS, w_hh=torch.full_like(WEIGHTS.w_hh, value)),
     )
 
 
 def test_dtypes() -> None:
-    refused("tape.dy has dtype torch.float32; integers of", tape=replace(TAPE, dy=TAPE.dy.float()))
-    refused("tape.g has dtype torch.bool; integers of", tape=replace(TAPE, g=TAPE.g.bool()))
-    refused("weights.w_ih has dtype torch.float64", replace(WEIGHTS, w_ih=WEIGHTS.w_ih.double()))
     refused(
-        "tape.o is a list; a torch.Tensor is accepted",
+        "tape.dy must be one of torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64; got torch.float32",
+        tape=replace(TAPE, dy=TAPE.dy.float()),
+    )
+    refused(
+        "tape.g must be one of torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64; got torch.bool",
+        tape=replace(TAPE, g=TAPE.g.bool()),
+    )
+    refused("torch.int32, torch.int64; got torch.float64", replace(WEIGHTS, w_ih=WEIGHTS.w_ih.double()))
+    refused(
+        "tape.o must be a torch.Tensor, got list",
         tape=replace(
             TAPE,
             o=TAPE.o.tolist(),  # type: ignore[arg-type]
         ),
     )
-    refused("tape.x is a NoneType; a torch.Tensor is accepted", tape=replace(TAPE, x=None))  # type: ignore[arg-type]
+    refused("tape.x must be a torch.Tensor, got NoneType", tape=replace(TAPE, x=None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("tau", -1, "sieve.tau = -1 is not accepted: an integer from 0 to 65535 is"),
-        ("tau", 2**16, "sieve.tau = 65536 is not accepted: an integer from 0 to 65535 is"),
-        ("tau", 1.0, "sieve.tau = 1.0 is not accepted"),
-        ("tau", True, "sieve.tau = True is not accepted"),
-        ("random", 0, "sieve.random = 0 is not accepted: an integer from 1 to 4294967295 is"),
-        ("random", 2**32, "sieve.random = 4294967296 is not accepted"),
-        ("mode", 4, "sieve.mode = 4 is not accepted: 0 (dense), 1 (element), 2 (row), 3 (stochastic) are"),
-        ("mode", "row", "sieve.mode = 'row' is not accepted"),
+        ("tau", -1, "sieve.tau must be an integer from 0 to 65535 (LSBs of the gradient format 16.12), got -1"),
+        ("tau", 2**16, "sieve.tau must be an integer from 0 to 65535 (LSBs of the gradient format 16.12), got 65536"),
+        ("tau", 1.0, "gradient format 16.12), got 1.0"),
+        ("tau", True, "gradient format 16.12), got True"),
+        ("random", 0, "sieve.random must be an integer from 1 to 4294967295, got 0"),
+        ("random", 2**32, "sieve.random must be an integer from 1 to 4294967295, got 4294967296"),
+        ("mode", 4, "sieve.mode must be one of 0 (dense), 1 (element), 2 (row), 3 (stochastic); got 4"),
+        ("mode", "row", "3 (stochastic); got 'row'"),
     ],
 )
 def test_registers_of_the_sieve(field: str, value: Any, message: str) -> None:
@@ -109,12 +115,12 @@ def test_masks() -> None:
     # I = 5 takes 3 tiles of 2 columns, H = 3 takes 2: x and h apart.
     block, column = torch.ones(12, 5, dtype=torch.bool), torch.ones(2, 5, dtype=torch.bool)
     check_inputs(CONFIG, WEIGHTS, TAPE, None, Masks(block, column))
-    refused("masks.block has shape (12, 4); (4H, tiles) = (12, 5) is accepted", masks=Masks(block=block[:, :4]))
-    refused("masks.column has shape (1, 5); (T, tiles) = (2, 5) is accepted", masks=Masks(column=column[:1]))
-    refused("masks.block has dtype torch.int64; torch.bool is accepted", masks=Masks(block=block.long()))
-    refused("masks.column has dtype torch.float32; torch.bool is accepted", masks=Masks(column=column.float()))
+    refused("masks.block must have shape (4H, tiles) = (12, 5), got (12, 4)", masks=Masks(block=block[:, :4]))
+    refused("masks.column must have shape (T, tiles) = (2, 5), got (1, 5)", masks=Masks(column=column[:1]))
+    refused("masks.block must be torch.bool, got torch.int64", masks=Masks(block=block.long()))
+    refused("masks.column must be torch.bool, got torch.float32", masks=Masks(column=column.float()))
 
 
 def test_scores_check_their_inputs_too() -> None:
-    with pytest.raises(ValueError, match=r"tape.dc has shape"):
+    with pytest.raises(ValueError, match=r"tape.dc must have shape"):
         row_scores(CONFIG, WEIGHTS, replace(TAPE, dc=TAPE.dc[:1]))

@@ -32,19 +32,25 @@ def test_presets_are_what_the_documentation_says() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"R": 0}, "R: 0 is not accepted: input should be greater than or equal to 1"),
-        ({"C": "4"}, "C: '4' is not accepted: input should be a valid integer"),
-        ({"max_H": 5000}, "max_H: 5000 is not accepted: input should be less than or equal to 4096"),
-        ({"stream_width": 48}, "stream_width: 48 is not accepted: input should be 32, 64, 128, 256 or 512"),
-        ({"gate_rows_per_cycle": 3}, "gate_rows_per_cycle: 3 is not accepted: input should be 1, 2 or 4"),
-        ({"lanes": 4}, "lanes: there is no such setting; there are name, R, C"),
-        ({"formats": {"weights": "16.13"}}, "formats.weights: there is no such setting; there are weight, activation"),
-        ({"formats": {"weight": "16-13"}}, "format '16-13' is not accepted: write 'width.fraction', such as '16.13'"),
-        ({"formats": {"weight": 16.13}}, "format 16.13 is not accepted: quote it"),
-        ({"formats": {"weight": "8.8"}}, "format 8.8 is not accepted: the fraction must be smaller than the width"),
-        ({"formats": {"cell": "19.11"}}, "formats.cell = 19 bits is not accepted: 4 to 18 bits are"),
-        ({"formats": {"weight_grad_width": 32}}, "weight_grad_width = 32 is not accepted: it holds 1 terms"),
-        ({"name": "My Engine"}, "name: 'My Engine' is not accepted"),
+        ({"R": 0}, "R must be at least 1, got 0"),
+        ({"C": "4"}, "C must be an integer, got '4'"),
+        ({"max_H": 5000}, "max_H must be at most 4096, got 5000"),
+        ({"stream_width": 48}, "stream_width must be one of 32, 64, 128, 256, 512; got 48"),
+        ({"gate_rows_per_cycle": 3}, "gate_rows_per_cycle must be one of 1, 2, 4; got 3"),
+        ({"lanes": 4}, "unknown setting 'lanes'; there are name, R, C, "),
+        ({"formats": {"weights": "16.13"}}, "unknown setting 'formats.weights'; did you mean 'formats.weight'?"),
+        ({"formats": {"weight": "16-13"}}, "formats.weight must be 'width.fraction', such as '16.13'; got '16-13'"),
+        (
+            {"formats": {"weight": 16.13}},
+            "formats.weight must be a string 'width.fraction', such as '16.13'; got 16.13",
+        ),
+        ({"formats": {"weight": "8.8"}}, "formats.weight must have a fraction less than its width, got '8.8'"),
+        ({"formats": {"cell": "19.11"}}, "formats.cell must have a width of 4 to 18 bits, got 19"),
+        (
+            {"formats": {"weight_grad_width": 32}},
+            "formats.weight_grad_width must be at least 37 with max_B = 6 and max_T = 6, got 32",
+        ),
+        ({"name": "My Engine"}, "name must match ^[a-z][a-z0-9_]*$, got 'My Engine'"),
     ],
 )
 def test_bad_value_is_quoted(change: dict[str, Any], message: str) -> None:
@@ -54,8 +60,24 @@ def test_bad_value_is_quoted(change: dict[str, Any], message: str) -> None:
     assert str(error.value).startswith("some.toml: ")
 
 
+@pytest.mark.parametrize(("batch", "steps", "width"), [(1, 1, 16), (6, 6, 16), (8, 8, 18), (7, 9, 4)])
+def test_the_least_width_of_the_sums_is_told(batch: int, steps: int, width: int) -> None:
+    operand = f"{width}.{width - 1}"
+    settings = SMALL | {"max_B": batch, "max_T": steps}
+
+    def config(sums: int) -> EngineConfig:
+        return make(**settings, formats={"input": operand, "gradient": operand, "weight_grad_width": sums})
+
+    largest = batch * steps * FixedPoint(width=width, fraction=0).minimum ** 2
+    least = next(sums for sums in range(16, 65) if largest <= (1 << (sums - 1)) - 1)
+    assert config(least).max_terms >= batch * steps
+    if least > 16:
+        with pytest.raises(ConfigError, match=f"weight_grad_width must be at least {least} with .*, got {least - 1}$"):
+            config(least - 1)
+
+
 def test_missing_setting_is_named() -> None:
-    with pytest.raises(ConfigError, match="max_T: missing: it has no default"):
+    with pytest.raises(ConfigError, match="max_T is missing"):
         make(**{k: v for k, v in SMALL.items() if k != "max_T"})
 
 
@@ -65,7 +87,7 @@ def test_unreadable_file_and_broken_toml(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("R = = 2")
     with pytest.raises(ConfigError, match="is not a TOML text"):
         load(tmp_path / "bad.toml")
-    with pytest.raises(ConfigError, match="there is no preset 'huge'; there are tiny, edge, default, ptb"):
+    with pytest.raises(ConfigError, match="preset must be one of tiny, edge, default, ptb; got 'huge'"):
         preset("huge")
 
 
@@ -103,7 +125,7 @@ def test_digest_is_of_everything_but_the_name() -> None:
 
 
 def test_run_sizes_over_the_maxima_are_all_named() -> None:
-    with pytest.raises(ConfigError, match=r"H = 9 \(1 to 8\), B = 0 \(1 to 6\)"):
+    with pytest.raises(ConfigError, match=r"engine 'tiny': H must be from 1 to 8, got 9; B must be from 1 to 6, got 0"):
         preset("tiny").check_run(9, 8, 0, 6)
 
 

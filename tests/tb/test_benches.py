@@ -8,7 +8,7 @@ from gradsieve.hw.config import EngineConfig, preset
 from gradsieve.hw.formats import FixedPoint, Formats
 from gradsieve.hw.systolic_array import DRAIN_GROUP
 from gradsieve.tb.blocks import BLOCKS
-from gradsieve.tb.runner import BenchResult, run_bench
+from gradsieve.tb.runner import BenchError, BenchResult, run_bench
 
 BATCH_ONE = EngineConfig(name="batch_one", R=4, C=1, max_H=6, max_I=5, max_B=1, max_T=5, gate_rows_per_cycle=4)
 """One lane as in the preset `edge`, and the fastest gate gradient unit."""
@@ -61,6 +61,13 @@ def test_controller_of_few_terms() -> None:
 
 def test_row_bitmap_of_four_rows_a_cycle() -> None:
     check(run_bench("row_bitmap", BATCH_ONE), coverage=85)
+
+
+def test_verilog_that_does_not_build_is_told_in_one_line() -> None:
+    with pytest.raises(
+        BenchError, match=r"^Verilator does not build the simulation .*: %Error: .*design\.v:1:1: syntax .*$"
+    ):
+        run_bench("delay_line", preset("tiny"), change=lambda text: "modul" + text)
 
 
 def test_array_with_more_rows_than_a_drain_group() -> None:

@@ -240,16 +240,16 @@ def test_a_tape_that_is_not_finite_is_refused_and_spoils_nothing(value: float) -
     gradients(lstm)
     before = lstm.sieve_state_dict()["l0"]
     y, _ = lstm(torch.randn(4, 3, 9))
-    with pytest.raises(ValueError, match=r"tape\.dy holds 12 values such as (nan|inf); finite numbers are accepted"):
+    with pytest.raises(ValueError, match=r"tape\.dy must be finite, got (nan|inf) \(values that are not finite: 12\)"):
         (y[:, :, 0] * value).sum().backward()
-    with pytest.raises(ValueError, match=r"tape\.\w+ holds \d+ values such as nan"):
+    with pytest.raises(ValueError, match=r"tape\.\w+ must be finite, got nan"):
         lstm(torch.full((4, 3, 9), float("nan")))[0].sum().backward()
     after = lstm.sieve_state_dict()["l0"]
     assert {k: v for k, v in after.items() if k != "generator"} == {k: v for k, v in before.items() if k != "generator"}
 
 
 def test_what_the_engine_cannot_run_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"does not run B = 7 \(1 to 6\)"):
+    with pytest.raises(ConfigError, match=r"B must be from 1 to 6, got 7"):
         gradients(model(GoldenBackend(SMALL)), batch=7)
     lstm = model(GoldenBackend(SMALL), column_dropout=StructuredDropout(input=0.5, columns=16))
     with pytest.raises(ConfigError, match="must be R = 4 columns wide for engine 'small', got 16"):

@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import pytest
 from pydantic import BaseModel
 
 from gradsieve.training.settings import Settings, make
+from gradsieve.training.studies.study import make_study
 
 PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text(encoding="utf-8")
 
@@ -57,6 +59,22 @@ def test_page_shows_settings_that_are_accepted() -> None:
     data = tomllib.loads(block("toml", "[sampled_masks]"))
     for left_out in ("sparse_weights", "sampled_masks"):
         make({name: value for name, value in data.items() if name != left_out})
+
+
+STUDIES = sorted((Path(__file__).parents[2] / "docs" / "studies").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_studies_of_the_results_page_can_be_read(path: Path, tmp_path: Path) -> None:
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    if "run" not in data:
+        assert make(data).backend.kind == "simulated"
+        return
+    texts = data["base"].get("text", {})
+    for text in (tmp_path / texts[name] for name in ("file", "valid") if name in texts):
+        text.parent.mkdir(exist_ok=True)
+        text.touch()
+    assert make_study(data, tmp_path, path.name).tasks
 
 
 def test_page_shows_code_that_runs(capsys: Any) -> None:

@@ -99,13 +99,13 @@ def test_a_vocabulary_without_unknown_refuses_what_it_does_not_hold() -> None:
 
 
 def test_bad_vocabularies_are_refused() -> None:
-    with pytest.raises(ValueError, match="level = 'line' is not accepted: char or word is"):
+    with pytest.raises(ValueError, match="level must be char or word, got 'line'"):
         Vocabulary("line", ())  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="level = 'line' is not accepted: char or word is"):
+    with pytest.raises(ValueError, match="level must be char or word, got 'line'"):
         Vocabulary.build("", "line")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="token 'b' is there 3 times: once is accepted"):
+    with pytest.raises(ValueError, match="tokens must be distinct, got 'b' 3 times"):
         Vocabulary("char", ("a", "b", "c", "b", "b"))
-    with pytest.raises(ValueError, match="limit = 0 is not accepted: 1 or more is"):
+    with pytest.raises(ValueError, match="limit must be at least 1, got 0"):
         Vocabulary.build("a", "char", 0)
 
 
@@ -155,7 +155,7 @@ def test_streams_go_on_from_a_saved_position() -> None:
         (a, b, begins), (c, d, also_begins) = one.next(), other.next()
         assert torch.equal(a, c) and torch.equal(b, d) and begins == also_begins
     for window in (-1, one.windows):
-        with pytest.raises(ValueError, match=f"window = {window} is not accepted: 0 to 5 is"):
+        with pytest.raises(ValueError, match=f"window must be from 0 to 5, got {window}"):
             other.load_state_dict({"window": window})
 
 
@@ -163,9 +163,9 @@ def test_streams_that_are_too_short_are_refused() -> None:
     Streams(torch.arange(33), 3, 5, "text")
     with pytest.raises(TextError, match=r"^my.txt: has 32 tokens, and 3 streams of 5 tokens a step need 33 or more$"):
         Streams(torch.arange(32), 3, 5, "my.txt")
-    with pytest.raises(ValueError, match="batch = 0 is not accepted: 1 or more is"):
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         Streams(torch.arange(32), 0, 5, "text")
-    with pytest.raises(ValueError, match="steps = -1 is not accepted: 1 or more is"):
+    with pytest.raises(ValueError, match="steps must be at least 1, got -1"):
         Streams(torch.arange(32), 1, -1, "text")
 
 
@@ -184,7 +184,7 @@ def test_a_text_is_split_at_a_line_end_where_there_is_one(text: str, cut: int) -
 
 @pytest.mark.parametrize("share", [0, 1, -0.5, float("nan")])
 def test_bad_shares_are_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=f"share = {share} is not accepted: a number between 0 and 1"):
+    with pytest.raises(ValueError, match=f"share must be greater than 0 and less than 1, got {share}"):
         split("a\nb\n", share)
 
 

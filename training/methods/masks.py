@@ -36,8 +36,8 @@ class WeightMasks:
         expected = (rows, -(-width // self.columns))
         if mask.dtype != torch.bool or tuple(mask.shape) != expected:
             raise ValueError(
-                f"the mask of {name} has dtype {mask.dtype} and shape {tuple(mask.shape)}; torch.bool of shape "
-                f"{expected} is accepted, for blocks of {self.columns} columns"
+                f"mask of {name} must be torch.bool of shape {expected} (blocks of {self.columns} columns), "
+                f"got {mask.dtype} of shape {tuple(mask.shape)}"
             )
         known, key = self._expanded.get(name), (mask._version, weight.dtype, weight.device)
         if known is None or known[0] != key or known[1] is not mask:

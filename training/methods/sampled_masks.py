@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gradsieve.training.methods.sparse_weights import check_keys, check_mask, restored_generator
+from gradsieve.training.methods.sparse_weights import check_keys, check_mask, kind_of, restored_generator
 
 EPSILON = 1e-20
 """Added to s(1-s) under the root, as in the authors' code: no division by zero where s is 0 or 1."""
@@ -51,18 +51,18 @@ class SampledMasks:
         clips at 3 together with the weights' gradients.  Raises ValueError for settings out of range.
         """
         if not shapes:
-            raise ValueError("shapes is empty; at least one group is accepted")
+            raise ValueError("shapes must hold at least one group, got none")
         for name, shape in shapes.items():
             if not shape or min(shape) < 1:
-                raise ValueError(f"shape of {name} = {tuple(shape)} is not accepted: one or more sizes from 1 are")
+                raise ValueError(f"shapes[{name!r}] must be one or more sizes of at least 1, got {tuple(shape)}")
         for setting, value in (("keep", keep), ("initial", keep if initial is None else initial)):
             if not 0 < value <= 1:
-                raise ValueError(f"{setting} = {value} is not accepted: above 0 and up to 1 is")
+                raise ValueError(f"{setting} must be greater than 0 and at most 1, got {value}")
         if steps < 1:
-            raise ValueError(f"steps = {steps} is not accepted: 1 or more is")
+            raise ValueError(f"steps must be at least 1, got {steps}")
         for setting, value in (("lr", lr), ("grad_clip", 1.0 if grad_clip is None else grad_clip)):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{setting} = {value} is not accepted: finite and above 0 is")
+                raise ValueError(f"{setting} must be a finite number greater than 0, got {value}")
         self.budget = keep * sum(math.prod(shape) for shape in shapes.values())
         self._steps, self._lr, self._grad_clip = steps, lr, grad_clip
         self._step = 0
@@ -94,11 +94,11 @@ class SampledMasks:
         """
         if len(masks) < 2 or len(masks) != len(losses):
             raise ValueError(
-                f"{len(masks)} draws, {len(losses)} losses are not accepted: 2 draws or more, a loss each, are"
+                f"masks must be at least 2 draws, each with a loss; got {len(masks)} and {len(losses)} losses"
             )
         for loss in losses:
             if not math.isfinite(loss):
-                raise ValueError(f"loss = {loss} is not accepted: a finite number is")
+                raise ValueError(f"losses must be finite, got {loss}")
         for draw in masks:
             check_keys(draw, tuple(self._s), "a draw")
             for name, mask in draw.items():
@@ -161,13 +161,17 @@ class SampledMasks:
         check_keys(state["probabilities"], tuple(self._s), "state['probabilities']")
         for name, s in state["probabilities"].items():
             shape = tuple(self._s[name].shape)
-            if not isinstance(s, Tensor) or tuple(s.shape) != shape or not ((s >= 0) & (s <= 1)).all():
-                raise ValueError(f"probabilities of {name} are not accepted: numbers from 0 to 1 of shape {shape} are")
+            what = f"state['probabilities'][{name!r}]"
+            if not isinstance(s, Tensor) or tuple(s.shape) != shape:
+                raise ValueError(f"{what} must be a torch.Tensor of shape {shape}, got {kind_of(s)}")
+            bad = s[~((s >= 0) & (s <= 1))]
+            if len(bad):
+                raise ValueError(f"{what} must be from 0 to 1, got {bad[0].item()}")
         if not isinstance(state["step"], int) or state["step"] < 0:
-            raise ValueError(f"step = {state['step']!r} is not accepted: 0 or more is")
+            raise ValueError(f"state['step'] must be an integer of at least 0, got {state['step']!r}")
         total = sum(float(s.sum()) for s in state["probabilities"].values())
         if total > self.budget * (1 + 1e-9):
-            raise ValueError(f"probabilities of sum {total} are not accepted: up to {self.budget} is")
+            raise ValueError(f"state['probabilities'] must have a sum of at most {self.budget}, got {total}")
         generator = restored_generator(state["generator"])
         probabilities = {name: state["probabilities"][name].double().clone() for name in self._s}
         adam = torch.optim.Adam(probabilities.values(), lr=self._lr)
@@ -193,10 +197,10 @@ def project(values: Tensor, budget: float) -> Tensor:
     (ours); the sum never exceeds the budget.  Raises ValueError for a negative budget and values that are not finite.
     """
     if not budget >= 0:
-        raise ValueError(f"budget = {budget} is not accepted: 0 or more is")
+        raise ValueError(f"budget must be at least 0, got {budget}")
     if not values.isfinite().all():
         bad = values[~values.isfinite()]
-        raise ValueError(f"values holds {len(bad)} values such as {bad[0].item()}; finite numbers are accepted")
+        raise ValueError(f"values must be finite, got {bad[0].item()} (values that are not finite: {len(bad)})")
     clipped = values.clamp(0, 1)
     if float(clipped.sum()) <= budget:
         return clipped
@@ -222,6 +226,6 @@ def _load_adam(adam: torch.optim.Adam, state: Any) -> None:
             for p, entry in entries
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"state of the optimiser is not accepted: {error!r}") from error
+        raise ValueError(f"state['optimizer'] must be a state of Adam for the same shapes ({error!r})") from error
     if not sound:
-        raise ValueError("state of the optimiser is not accepted: one of the same shapes is")
+        raise ValueError("state['optimizer'] must be a state of Adam for the same shapes, got other shapes")

@@ -27,20 +27,21 @@ class MixedTraining:
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise SieveError(f"steps = {self.steps} is not accepted: 1 or more is")
+            raise SieveError(f"steps must be at least 1, got {self.steps}")
         if self.warm_up < 0:
-            raise SieveError(f"warm_up = {self.warm_up} is not accepted: 0 or more steps are")
+            raise SieveError(f"warm_up must be at least 0, got {self.warm_up}")
         if self.dense_every < 0 or self.dense_every == 1:
-            raise SieveError(f"dense_every = {self.dense_every} is not accepted: 0 (never) or 2 or more steps are")
+            raise SieveError(f"dense_every must be 0 (never) or at least 2, got {self.dense_every}")
         if not 0 <= self.dense_tail <= 1:
-            raise SieveError(f"dense_tail = {self.dense_tail} is not accepted: a share from 0 to 1 is")
+            raise SieveError(f"dense_tail must be from 0 to 1, got {self.dense_tail}")
         if self.targets and self.sieve.tau is not None:
-            raise SieveError(f"targets are not accepted with a fixed tau = {self.sieve.tau}: give a target instead")
+            raise SieveError(f"targets must be empty with a fixed tau = {self.sieve.tau}, got {self.targets}")
         progress = [p for p, _ in self.targets]
         if progress != sorted(set(progress)) or any(not 0 <= p <= 1 for p in progress):
-            raise SieveError(f"targets at {progress} are not accepted: ascending points from 0 to 1 are")
+            raise SieveError(f"targets must be at ascending points of progress from 0 to 1, got {progress}")
         for _, share in self.targets:
-            self.sieve.with_target(share)
+            if not 0 < share <= 1:
+                raise SieveError(f"targets must have shares greater than 0 and at most 1, got {share}")
 
     def at(self, step: int) -> GradientSieve:
         """The sieve of step 0, 1, ...: `DenseSieve()` in the dense ones."""

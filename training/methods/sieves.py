@@ -22,7 +22,7 @@ LARGEST_GAIN = 2.0**MAX_SHIFT
 
 
 class SieveError(ValueError):
-    """A sieve that makes no sense; the message quotes the offending value and says what is accepted."""
+    """A sieve that makes no sense; the message quotes the offending value and says what it must be."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class GradientSieve:
     def __post_init__(self) -> None:
         if (self.tau is None) == (self.target is None):
             raise SieveError(
-                f"tau = {self.tau!r} and target = {self.target!r} are not accepted: give one of them, the other None"
+                f"exactly one of tau and target must be given, got tau = {self.tau!r} and target = {self.target!r}"
             )
         if self.tau is not None and not (math.isfinite(self.tau) and self.tau >= 0):
-            raise SieveError(f"tau = {self.tau!r} is not accepted: a finite number from 0 on is")
+            raise SieveError(f"tau must be a finite number of at least 0, got {self.tau!r}")
         if self.target is not None and not 0 < self.target <= 1:
-            raise SieveError(f"target = {self.target!r} is not accepted: a share above 0 and up to 1 is")
+            raise SieveError(f"target must be greater than 0 and at most 1, got {self.target!r}")
 
     @property
     def dense(self) -> bool:
@@ -71,7 +71,7 @@ class DenseSieve(GradientSieve):
 
     def __post_init__(self) -> None:
         if self.tau is not None or self.target is not None:
-            raise SieveError(f"tau = {self.tau!r} and target = {self.target!r} are not accepted by a dense pass")
+            raise SieveError(f"tau and target must be None for a dense pass, got {self.tau!r} and {self.target!r}")
 
     def with_target(self, target: float) -> GradientSieve:
         """A dense pass has no target."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from gradsieve.training.methods.sparse_weights import check_keys, check_mask
+from gradsieve.hw.validation import quote
+from gradsieve.training.methods.sparse_weights import check_keys, check_mask, kind_of
 
 ByParameter = Mapping[Any, Tensor]
 """Tensors by the parameters that they belong to."""
@@ -40,13 +41,13 @@ class SNTASGD(torch.optim.Optimizer):
         """
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if not (math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} = {value} is not accepted: finite and 0 or more is")
+                raise ValueError(f"{name} must be a finite number of at least 0, got {value}")
         if nonmono < 1:
-            raise ValueError(f"nonmono = {nonmono} is not accepted: 1 or more is")
+            raise ValueError(f"nonmono must be at least 1, got {nonmono}")
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         for p in self._parameters():
             if p.dtype not in (torch.float32, torch.float64):
-                raise ValueError(f"a parameter has dtype {p.dtype}; torch.float32 and torch.float64 are accepted")
+                raise ValueError(f"params must be torch.float32 or torch.float64, got {p.dtype}")
         self._nonmono = nonmono
         self._history: list[float] = []
         self._averaging = False
@@ -90,7 +91,7 @@ class SNTASGD(torch.optim.Optimizer):
         Raises ValueError, and notes nothing, for a loss that is not finite.
         """
         if not math.isfinite(valid_loss):
-            raise ValueError(f"valid_loss = {valid_loss} is not accepted: a finite number is")
+            raise ValueError(f"valid_loss must be finite, got {valid_loss}")
         earlier = self._history[: -self._nonmono]
         switch = not self._averaging and bool(earlier) and valid_loss > min(earlier)
         self._averaging |= switch
@@ -149,16 +150,17 @@ class SNTASGD(torch.optim.Optimizer):
         state = copy.deepcopy(dict(state_dict))
         averaging, history, masks = (state.pop(name) for name in names[2:])
         if not isinstance(averaging, bool):
-            raise ValueError(f"averaging = {averaging!r} is not accepted: True and False are")
+            raise ValueError(f"state_dict['averaging'] must be True or False, got {averaging!r}")
         if not isinstance(history, list) or not all(isinstance(v, float) and math.isfinite(v) for v in history):
-            raise ValueError(f"history = {history!r} is not accepted: a list of finite numbers is")
+            raise ValueError(f"state_dict['history'] must be a list of finite numbers, got {quote(history)}")
         parameters = self._parameters()
         for what, entries in (("state", state["state"]), ("masks", masks)):
             if not isinstance(entries, Mapping) or not set(entries) <= set(range(len(parameters))):
-                raise ValueError(f"state_dict[{what!r}] is not accepted: a mapping from parameters by number is")
+                got = sorted(map(repr, entries)) if isinstance(entries, Mapping) else kind_of(entries)
+                raise ValueError(f"state_dict[{what!r}] must be a mapping from numbers of parameters, got {got}")
         for group in state["param_groups"]:
             if not isinstance(group, Mapping) or not {"lr", "weight_decay", "params"} <= set(group):
-                raise ValueError(f"parameter group {group!r} is not accepted: lr, weight_decay and params are needed")
+                raise ValueError(f"state_dict['param_groups'] must have lr, weight_decay and params, got {group!r}")
         for k, mask in masks.items():
             check_mask(mask, tuple(parameters[k].shape), f"state_dict['masks'][{k}]")
         for k, entry in state["state"].items():
@@ -166,7 +168,7 @@ class SNTASGD(torch.optim.Optimizer):
         try:
             super().load_state_dict(state)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"state_dict['param_groups'] is not accepted: {error!r}") from error
+            raise ValueError(f"state_dict['param_groups'] must be those of the same parameters ({error!r})") from error
         self._averaging, self._history = averaging, history
         self._masks = {parameters[k]: mask.to(parameters[k].device) for k, mask in masks.items()}
 
@@ -177,7 +179,9 @@ class SNTASGD(torch.optim.Optimizer):
         known = set(self._parameters())
         for p, mask in masks.items():
             if p not in known:
-                raise ValueError(f"a mask is for a tensor of shape {tuple(p.shape)}; optimised parameters are accepted")
+                raise ValueError(
+                    f"masks must be for optimised parameters, got one for a tensor of shape {tuple(p.shape)}"
+                )
             check_mask(mask, tuple(p.shape), "mask of a parameter")
 
     def _average(self, p: Tensor) -> None:
@@ -197,7 +201,10 @@ class SNTASGD(torch.optim.Optimizer):
 
 def _check_entry(entry: Any, shape: torch.Size, what: str) -> None:
     check_keys(entry, ("average", "count"), what)
-    for name, accepted in (("average", (shape,)), ("count", (shape, torch.Size()))):
+    for name, shapes in (("average", (shape,)), ("count", (shape, torch.Size()))):
         value = entry[name]
-        if not isinstance(value, Tensor) or value.shape not in accepted or not value.isfinite().all():
-            raise ValueError(f"{what}[{name!r}] is not accepted: finite numbers of shape {tuple(shape)} are")
+        if not isinstance(value, Tensor) or value.shape not in shapes:
+            raise ValueError(f"{what}[{name!r}] must be a torch.Tensor of shape {tuple(shape)}, got {kind_of(value)}")
+        bad = value[~value.isfinite()]
+        if len(bad):
+            raise ValueError(f"{what}[{name!r}] must be finite, got {bad[0].item()}")

@@ -67,17 +67,17 @@ class DynamicSparseTraining:
         for a density that leaves a weight without a block.
         """
         if not 0 < density <= 1:
-            raise ValueError(f"density = {density} is not accepted: above 0 and up to 1 is")
+            raise ValueError(f"density must be greater than 0 and at most 1, got {density}")
         for name, value in (("columns", columns), ("steps", steps)):
             if value < 1:
-                raise ValueError(f"{name} = {value} is not accepted: 1 or more is")
+                raise ValueError(f"{name} must be at least 1, got {value}")
         if not 0 <= final_death_rate <= death_rate <= 1:
             raise ValueError(
-                f"death_rate = {death_rate} and final_death_rate = {final_death_rate} are not accepted: "
-                "0 <= final_death_rate <= death_rate <= 1 is"
+                "death_rate and final_death_rate must be 0 <= final_death_rate <= death_rate <= 1, "
+                f"got {death_rate} and {final_death_rate}"
             )
         if distribution not in get_args(Distribution):
-            raise ValueError(f"distribution = {distribution!r} is not accepted: 'uniform' and 'er' are")
+            raise ValueError(f"distribution must be {' or '.join(get_args(Distribution))}, got {distribution!r}")
         _check_weights(weights)
         self.columns = columns
         self.steps = steps
@@ -99,7 +99,7 @@ class DynamicSparseTraining:
         A cosine from `death_rate` at step 0 to `final_death_rate` at step `steps`, where it stays.
         """
         if step < 0:
-            raise ValueError(f"step = {step} is not accepted: 0 or more is")
+            raise ValueError(f"step must be at least 0, got {step}")
         progress = min(step / self.steps, 1.0)
         span = self.death_rate - self.final_death_rate
         return self.final_death_rate + span * (1 + math.cos(math.pi * progress)) / 2
@@ -129,7 +129,7 @@ class DynamicSparseTraining:
         for name, weight in self._weights.items():
             if not weight.isfinite().all():
                 bad = weight[~weight.isfinite()]
-                raise ValueError(f"{name} holds {len(bad)} values such as {bad[0].item()}; finite numbers are accepted")
+                raise ValueError(f"{name} must be finite, got {bad[0].item()} (values that are not finite: {len(bad)})")
         result = MaskUpdate(rate, {}, {}, {})
         for name, weight in self._weights.items():
             # A new tensor: masks that were handed out before must not change.
@@ -174,7 +174,7 @@ class DynamicSparseTraining:
         for name, mask in state["masks"].items():
             check_mask(mask, tuple(self.masks[name].shape), f"state['masks'][{name!r}]")
             if int(mask.sum()) != self._kept[name]:
-                raise ValueError(f"mask of {name} keeps {int(mask.sum())} blocks; {self._kept[name]} are accepted")
+                raise ValueError(f"state['masks'][{name!r}] must keep {self._kept[name]} blocks, got {int(mask.sum())}")
         self._generator = restored_generator(state["generator"])
         # In the order of the weights: it decides which weight draws which random numbers.
         self.masks = {name: state["masks"][name].to(w.device, copy=True) for name, w in self._weights.items()}
@@ -196,7 +196,9 @@ class DynamicSparseTraining:
             counts = _erdos_renyi(shapes, blocks, round(density * sum(blocks)))
         for name, count, n in zip(self._weights, counts, blocks, strict=True):
             if count == 0:
-                raise ValueError(f"density = {density} is not accepted: it keeps none of the {n} blocks of {name}")
+                raise ValueError(
+                    f"density must keep a block of every weight, got {density}: none of the {n} blocks of {name}"
+                )
         return dict(zip(self._weights, counts, strict=True))
 
 
@@ -213,19 +215,20 @@ def block_magnitudes(weight: Tensor, columns: int) -> Tensor:
 def check_keys(state: Any, names: Sequence[str], what: str) -> None:
     """Raise ValueError, naming `what`, unless `state` is a mapping with exactly these keys."""
     if not isinstance(state, Mapping):
-        raise ValueError(f"{what} is a {type(state).__name__}; a mapping with {', '.join(names)} is accepted")
+        raise ValueError(f"{what} must be a mapping with {', '.join(names)}; got {kind_of(state)}")
     if set(state) != set(names):
-        raise ValueError(f"{what} holds {', '.join(map(str, state)) or 'nothing'}; {', '.join(names)} are accepted")
+        raise ValueError(f"{what} must hold {', '.join(names)}; got {', '.join(map(str, state)) or 'nothing'}")
 
 
 def check_mask(mask: Any, shape: tuple[int, ...], what: str) -> None:
     """Raise ValueError, naming `what`, unless `mask` is a bool tensor of this shape."""
-    if not isinstance(mask, Tensor):
-        raise ValueError(f"{what} is a {type(mask).__name__}; a bool tensor of shape {shape} is accepted")
-    if mask.dtype != torch.bool or tuple(mask.shape) != shape:
-        raise ValueError(
-            f"{what} is {mask.dtype} of shape {tuple(mask.shape)}; torch.bool of shape {shape} is accepted"
-        )
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or tuple(mask.shape) != shape:
+        raise ValueError(f"{what} must be torch.bool of shape {shape}, got {kind_of(mask)}")
+
+
+def kind_of(value: Any) -> str:
+    """A value in the words of an error message: dtype and shape of a tensor, the type of anything else."""
+    return f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def restored_generator(state: Any) -> torch.Generator:
@@ -233,17 +236,17 @@ def restored_generator(state: Any) -> torch.Generator:
     try:
         return torch.Generator().set_state(state)
     except (RuntimeError, TypeError) as error:
-        raise ValueError(f"state of the random numbers is not accepted: {error}") from error
+        raise ValueError(f"state['generator'] must be the state of a CPU generator ({error})") from error
 
 
 def _check_weights(weights: Mapping[str, Tensor]) -> None:
     if not weights:
-        raise ValueError("weights is empty; at least one weight is accepted")
+        raise ValueError("weights must hold at least one weight, got none")
     for name, weight in weights.items():
         if weight.ndim != 2 or weight.numel() == 0 or weight.shape[0] % 4:
-            raise ValueError(f"{name} has shape {tuple(weight.shape)}; (4H, n) is accepted")
+            raise ValueError(f"{name} must have shape (4H, n), got {tuple(weight.shape)}")
         if not weight.is_floating_point():
-            raise ValueError(f"{name} has dtype {weight.dtype}; a floating-point dtype is accepted")
+            raise ValueError(f"{name} must have a floating-point dtype, got {weight.dtype}")
 
 
 def _erdos_renyi(shapes: Sequence[tuple[int, int]], blocks: Sequence[int], total: int) -> list[int]:

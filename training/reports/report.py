@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import ValidationError
 
 from gradsieve.hw.config import GATES
+from gradsieve.hw.validation import problems
 from gradsieve.rtl_gen.files import write_text
 from gradsieve.training.history import LayerRecord, Record, Result, Work
 from gradsieve.training.reports import report_plots as plots
@@ -50,8 +51,8 @@ def read_result(path: Path) -> Result:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             raise ValueError(f"{path} is not JSON: {first['ctx']['error']}") from None
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise ValueError(f"{path} is not a result of a training: {where}: {first['msg']}") from None
+        problem = next(problems(error, Result, "field"))
+        raise ValueError(f"{path} is not a result of a training: {problem}") from None
 
 
 def write_report(result: Result, path: Path, dense: Result | None = None) -> None:

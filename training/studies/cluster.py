@@ -236,7 +236,7 @@ def _check_scheduler(address: str) -> None:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ClusterError(
-            f"there is no scheduler at {address} ({reason}): the address of one is accepted, such as tcp://host:8786"
+            f"there is no scheduler at {address} ({reason}): give the address of one, such as tcp://host:8786"
         ) from None
 
 

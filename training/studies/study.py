@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from gradsieve.hw.validation import explain
+from gradsieve.hw.validation import explain, quote, unknown
 from gradsieve.training.errors import SettingsError
 from gradsieve.training.settings import Settings, make, merge, read_toml
 
@@ -33,8 +33,8 @@ class _Spec(BaseModel):
     @field_validator("seeds", check_fields=False)
     @classmethod
     def _no_seed_twice(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if twice := _twice(seeds or ()):
-            raise ValueError(f"{list(seeds or ())} is not accepted: {twice[0]} is there twice")
+        if _twice(seeds or ()):
+            raise ValueError(f"must be distinct, got {list(seeds or ())}")
         return seeds
 
 
@@ -108,8 +108,8 @@ class Study:
 
 
 def read_study(path: Path) -> Study:
-    """The study in a TOML file.  Raises SettingsError, which names the file and the run, quotes what is not accepted
-    and says what is.
+    """The study in a TOML file.  Raises SettingsError, which names the file and the run, quotes what is wrong and
+    says what it must be.
     """
     return make_study(read_toml(path), path.parent, str(path))
 
@@ -121,7 +121,9 @@ def make_study(data: Mapping[str, Any], folder: Path, source: str) -> Study:
     """
     spec = _validated(StudySpec, data, source)
     if "name" in spec.base:
-        raise SettingsError(f"{source}: base.name = {spec.base['name']!r} is not accepted: each run has its own")
+        raise SettingsError(
+            f"{source}: base.name must be left out (each run has its own), got {quote(spec.base['name'])}"
+        )
     runs: list[tuple[str, str | None, tuple[Task, ...]]] = []
     for k, values in enumerate(spec.run, start=1):
         runs += _expand(values, spec, folder, _place(source, values.get("name", k)))
@@ -154,14 +156,14 @@ def _expand(
     known = (*RunSpec.model_fields, *SECTIONS)
     for key in values:
         if key not in known:
-            raise SettingsError(f"{source}: {key}: there is no such setting; there are {', '.join(known)}")
+            raise SettingsError(f"{source}: {unknown(key, known)}")
     spec = _validated(RunSpec, {k: v for k, v in values.items() if k in RunSpec.model_fields}, source)
     own = merge(study.base, {k: v for k, v in values.items() if k in SECTIONS})
     for key in spec.grid:
         if key.partition(".")[0] not in SECTIONS or not all(key.split(".")[1:]) or "." not in key:
             raise SettingsError(
-                f"{source}: grid key {key!r} is not accepted: a setting of a section is, such as 'sieve.target'; "
-                f"the sections are {', '.join(SECTIONS)}"
+                f"{source}: grid must name settings of the sections {', '.join(SECTIONS)}, such as 'sieve.target'; "
+                f"got {key!r}"
             )
     for choice in product(*spec.grid.values()):
         chosen = dict(zip(spec.grid, choice, strict=True))
@@ -176,7 +178,7 @@ def _tasks(data: Mapping[str, Any], name: str, seeds: Sequence[int], folder: Pat
     loop = data.get("training")
     if isinstance(loop, Mapping) and "seed" in loop:
         raise SettingsError(
-            f"{source}: training.seed = {loop['seed']!r} is not accepted: a list of seeds is, such as seeds = [1, 2, 3]"
+            f"{source}: training.seed must be left out (give seeds = [1, 2, 3], say), got {quote(loop['seed'])}"
         )
     for section, key in PATHS:
         inner = data.get(section)
@@ -184,7 +186,7 @@ def _tasks(data: Mapping[str, Any], name: str, seeds: Sequence[int], folder: Pat
             # Absolute, as the workers run in folders of their own.
             path = folder.resolve() / inner[key]
             if not path.is_file():
-                raise SettingsError(f"{source}: {section}.{key} = {inner[key]!r} is not accepted: {path} is no file")
+                raise SettingsError(f"{source}: {section}.{key} must be a file, got {inner[key]!r} ({path} is none)")
             data = merge(data, _nested(f"{section}.{key}", str(path)))
     # Without a seed first, so that an error speaks of the settings as they were written.
     make({**data, "name": name}, source)
@@ -195,7 +197,7 @@ def _tasks(data: Mapping[str, Any], name: str, seeds: Sequence[int], folder: Pat
 def _check_baseline(baseline: str, names: Sequence[str], source: str) -> None:
     if baseline not in names:
         listed = ", ".join(repr(name) for name in names)
-        raise SettingsError(f"{source}: baseline {baseline!r} is not accepted: the runs are {listed}")
+        raise SettingsError(f"{source}: baseline must be one of the runs {listed}; got {baseline!r}")
 
 
 def _check_texts(study: Study) -> None:

@@ -92,5 +92,7 @@ def test_the_clock_asked_for_is_the_clock_made(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_unknown_board_lists_those_there_are() -> None:
-    with pytest.raises(BoardError, match="there is no board 'basys'; there are ulx3s, ecpix5, orangecrab, tang_p"):
+    with pytest.raises(
+        BoardError, match="board must be one of ulx3s, ecpix5, orangecrab, tang_primer_20k, arty_a7; got 'basys'"
+    ):
         board("basys")

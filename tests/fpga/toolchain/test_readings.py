@@ -140,5 +140,10 @@ def test_a_tool_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(ToolError, match=r"no_such_tool is not installed \(make setup\)"):
         run(["no_such_tool"], tmp_path, "log")
     assert reason_of(["a", "ERROR: b", "", "c"]) == "b"
-    assert reason_of(["a", "", "b", "c", "d"]) == "b | c | d"
+    assert reason_of(["a", "", "b", "c", "d\n"]) == "b | c | d"
+    assert (
+        reason_of(["%Error: a.v:3:1: no b", "x.cpp:1:2: error: c", "d"])
+        == "%Error: a.v:3:1: no b | x.cpp:1:2: error: c"
+    )
+    assert reason_of([f"ERROR: {n}" for n in range(9)]) == "0 | 1 | 2"
     assert reason_of([""]) == "it said nothing"

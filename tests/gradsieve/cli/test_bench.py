@@ -117,20 +117,20 @@ def test_too_coarse_formats_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--layer", "9,8,6,6"], "engine 'tiny' does not run H = 9 (1 to 8)"),
-        (["--layer", "8,8,0,7"], "engine 'tiny' does not run B = 0 (1 to 6), T = 7 (1 to 6)"),
-        (["--layer", "8,8,6"], "--layer '8,8,6' is not accepted: four numbers H,I,B,T are, such as 64,64,16,32"),
-        (["--layer", "8,8,6,x"], "--layer '8,8,6,x' is not accepted: T = 'x' is no whole number"),
-        (["--layer", "8,-8,6,6"], "I = '-8' is no whole number"),
-        (["--layer", "8,8.0,6,6"], "I = '8.0' is no whole number"),
-        (["--layer", "8,²,6,6"], "I = '²' is no whole number"),
-        (["--kept", "0.5,0"], "--kept '0.5,0' is not accepted: 0 is not above 0 and at most 1"),
-        (["--kept", "1.5"], "1.5 is not above 0 and at most 1"),
-        (["--kept", "-0.1"], "-0.1 is not above 0 and at most 1"),
-        (["--kept", "nan"], "nan is not above 0 and at most 1"),
-        (["--kept", "half"], "--kept 'half' is not accepted: 'half' is no number"),
-        (["--kept", ""], "--kept '' is not accepted: '' is no number"),
-        (["--seed", "-1"], "--seed -1 is not accepted: 0 or more is"),
+        (["--layer", "9,8,6,6"], "engine 'tiny': H must be from 1 to 8, got 9"),
+        (["--layer", "8,8,0,7"], "engine 'tiny': B must be from 1 to 6, got 0; T must be from 1 to 6, got 7"),
+        (["--layer", "8,8,6"], "--layer must be four integers H,I,B,T, such as 64,64,16,32; got '8,8,6'"),
+        (["--layer", "8,8,6,x"], "64,64,16,32; got T = 'x' in '8,8,6,x'"),
+        (["--layer", "8,-8,6,6"], "got I = '-8' in "),
+        (["--layer", "8,8.0,6,6"], "got I = '8.0' in "),
+        (["--layer", "8,²,6,6"], "got I = '²' in "),
+        (["--kept", "0.5,0"], "--kept must be greater than 0 and at most 1, got 0 in '0.5,0'"),
+        (["--kept", "1.5"], "must be greater than 0 and at most 1, got 1.5"),
+        (["--kept", "-0.1"], "must be greater than 0 and at most 1, got -0.1"),
+        (["--kept", "nan"], "must be greater than 0 and at most 1, got nan"),
+        (["--kept", "half"], "--kept must be numbers, such as 0.5,0.2; got 'half' in 'half'"),
+        (["--kept", ""], "--kept must be numbers, such as 0.5,0.2; got '' in ''"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2_before_any_work(
@@ -147,7 +147,7 @@ def test_bad_input_is_one_line_and_status_2_before_any_work(
 
 def test_unknown_preset_and_two_configs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "--preset", "huge"]) == 2
-    assert "there is no preset 'huge'" in capsys.readouterr().err
+    assert "preset must be one of tiny, edge, default, ptb; got 'huge'" in capsys.readouterr().err
     assert main(["bench", "a.toml", "--preset", "tiny"]) == 2
     assert "are both given" in capsys.readouterr().err
 

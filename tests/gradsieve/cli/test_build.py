@@ -92,9 +92,9 @@ def test_a_build_without_a_bitstream_fails_after_its_report(
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--board", "basys"], 2, f"there is no board 'basys'; there are {', '.join(BOARDS)}"),
+        (["--board", "basys"], 2, f"board must be one of {', '.join(BOARDS)}; got 'basys'"),
         ([], 2, "Missing option '--board'"),
-        (["--board", "ulx3s", "--preset", "huge"], 2, "there is no preset 'huge'"),
+        (["--board", "ulx3s", "--preset", "huge"], 2, "preset must be one of tiny, edge, default, ptb; got 'huge'"),
         (["--board", "ulx3s", "--seeds", "0"], 2, "Invalid value for '--seeds'"),
         (
             ["--board", "ulx3s", "--clock", "1"],

@@ -117,8 +117,11 @@ def test_an_interrupt_says_how_to_go_on(
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--workers", "0"], "--workers 0 is not accepted: 1 or more is"),
-        (["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"], "--workers 2 is not accepted with --scheduler"),
+        (["--workers", "0"], "--workers must be at least 1, got 0"),
+        (
+            ["--workers", "2", "--scheduler", "tcp://127.0.0.1:1"],
+            "--workers 2 and --scheduler tcp://127.0.0.1:1 are both given",
+        ),
     ],
 )
 def test_options_that_make_no_sense(
@@ -132,5 +135,5 @@ def test_a_bad_study_is_refused_before_any_work(tmp_path: Path, capsys: pytest.C
     out = tmp_path / "out"
     bad = STUDY + '[[run]]\nname = "last"\nmodel = { hidden = 0 }\n'
     assert main(["compare", write(tmp_path, bad), "-o", str(out)]) == 2
-    assert "run 'last': model.hidden: 0 is not accepted" in capsys.readouterr().err
+    assert "run 'last': model.hidden must be at least 1, got 0" in capsys.readouterr().err
     assert not out.exists()

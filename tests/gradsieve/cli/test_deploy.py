@@ -165,7 +165,7 @@ def test_a_board_of_another_part_is_refused(
         (["--write-flash", "--port", "p"], "--write-flash needs --board"),
         (["--bitstream", "b", "--port", "p"], "--bitstream needs --board"),
         (["--cable", "-c x", "--port", "p"], "--cable needs --board"),
-        (["--board", "nope"], "there is no board 'nope'; there are ulx3s, ecpix5, "),
+        (["--board", "nope"], "board must be one of ulx3s, ecpix5, "),
         (["--port", "p"], "there is no config"),
     ],
 )

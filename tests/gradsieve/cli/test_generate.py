@@ -43,11 +43,11 @@ def test_preset_and_its_config_file_give_the_same_directory(tmp_path: Path, caps
     [
         ([], "there is no config: give a CONFIG.toml, or --preset with one of tiny, edge, default, ptb"),
         (["a.toml", "--preset", "tiny"], "a.toml and --preset tiny are both given: give one of them"),
-        (["--preset", "huge"], "there is no preset 'huge'; there are tiny, edge, default, ptb"),
+        (["--preset", "huge"], "preset must be one of tiny, edge, default, ptb; got 'huge'"),
         (["a.toml"], "a.toml: cannot be read (No such file or directory)"),
         (["."], ".: cannot be read (Is a directory)"),
         (["broken.toml"], "broken.toml: is not a TOML text"),
-        (["bad.toml"], "bad.toml: R: 0 is not accepted"),
+        (["bad.toml"], "bad.toml: R must be at least 1, got 0"),
         (["--presets", "tiny"], "No such option: --presets"),
     ],
 )
@@ -81,7 +81,7 @@ def test_json_file_that_cannot_be_written_is_refused_before_any_work(
 ) -> None:
     for file in (tmp_path / "no" / "x.json", tmp_path):
         assert main(["generate", "-p", "tiny", "-o", str(tmp_path / "d"), "--json", str(file)]) == 2
-        assert f"{file} cannot be written" in capsys.readouterr().err
+        assert f"must be a file name in an existing, writable folder, got {file}" in capsys.readouterr().err
         assert not (tmp_path / "d").exists()
 
 
@@ -119,5 +119,5 @@ def test_module_is_the_command() -> None:
     command = [sys.executable, "-m", "gradsieve", "generate", "--preset", "none", "-o", "x"]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "there is no preset 'none'" in done.stderr
+    assert "preset must be one of tiny, edge, default, ptb; got 'none'" in done.stderr
     assert "Traceback" not in done.stderr

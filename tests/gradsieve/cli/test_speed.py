@@ -73,11 +73,11 @@ def test_break_even_is_where_the_times_are_equal(speedups: dict[float, float], e
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hidden", "12,x"], "--hidden '12,x' is not accepted: 'x' is no whole number from 1 on"),
-        (["--batch", "0"], "--batch '0' is not accepted: '0' is no whole number from 1 on"),
-        (["--kept", "2"], "--kept '2' is not accepted: 2 is not above 0 and at most 1"),
-        (["--method", "element"], "--method 'element' is not accepted: row or stochastic is"),
-        (["--dropout", "1"], "--dropout 1.0 is not accepted: a probability between 0 and 1 is"),
+        (["--hidden", "12,x"], "--hidden must be integers of at least 1, such as 64,128; got 'x' in '12,x'"),
+        (["--batch", "0"], "--batch must be integers of at least 1, such as 64,128; got '0' in '0'"),
+        (["--kept", "2"], "--kept must be greater than 0 and at most 1, got 2 in '2'"),
+        (["--method", "element"], "--method must be row or stochastic, got 'element'"),
+        (["--dropout", "1"], "--dropout must be greater than 0 and less than 1, got 1.0"),
     ],
 )
 def test_bad_options_are_refused(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

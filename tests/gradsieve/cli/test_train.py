@@ -120,15 +120,23 @@ def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--method", "rows", "--target", "0.2"], 2, "options: sieve.method: 'rows' is not accepted"),
-        (["--method", "row"], 2, "method 'row' with nothing is not accepted: one of tau, target and targets is"),
-        (["--steps", "0"], 2, "training.steps: 0 is not accepted"),
+        (
+            ["--method", "rows", "--target", "0.2"],
+            2,
+            "options: --method must be one of dense, element, row, stochastic; got 'rows'",
+        ),
+        (
+            ["--method", "row"],
+            2,
+            "exactly one of sieve.tau, --target and sieve.targets must be given with --method 'row', got none",
+        ),
+        (["--steps", "0"], 2, "options: --steps must be at least 1, got 0"),
         (["--config", "none.toml"], 2, "none.toml: cannot be read (No such file or directory)"),
         (["--text", "none.txt"], 1, "none.txt: cannot be read (No such file or directory)"),
         (
             ["--backend", "gpu"],
             2,
-            "backend.kind: 'gpu' is not accepted: input should be 'float', 'golden' or 'simulated'",
+            "options: --backend must be one of float, golden, simulated; got 'gpu'",
         ),
     ],
 )
@@ -150,8 +158,19 @@ def test_bad_toml_is_quoted(tmp_path: Path) -> None:
         settings_of(file, {"sieve": {}})
 
 
+def test_settings_are_called_as_they_were_given(tmp_path: Path) -> None:
+    file = tmp_path / "my.toml"
+    file.write_text('sieve = { method = "row", target = 1.5, targets = [[0, 2]] }\ntraining = { seed = -1 }')
+    with pytest.raises(SettingsError) as error:
+        settings_of(file, {"sieve": {"method": None, "target": None}, "training": {"steps": 0, "seed": None}})
+    steps, seed = "--steps must be at least 1, got 0", "training.seed must be at least 0, got -1"
+    assert str(error.value).startswith(
+        f"{file}: {steps}; {seed}; sieve.target must be at most 1, got 1.5; sieve.targets[0]"
+    )
+
+
 def test_section_that_is_a_plain_value_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "plain.toml"
     file.write_text('sieve = "row"')
-    with pytest.raises(SettingsError, match="sieve: 'row' is not accepted"):
+    with pytest.raises(SettingsError, match="sieve must be a table of settings, got 'row'"):
         settings_of(file, {"sieve": {"method": None, "target": None}})

@@ -66,5 +66,5 @@ def test_an_unknown_block_is_one_line_and_status_2(capsys: pytest.CaptureFixture
     assert main(["verify", "--preset", "tiny", "--block", "nothing"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert err.startswith("error: there is no block 'nothing'; there are register_file, ")
+    assert err.startswith("error: --block must be one of register_file, ")
     assert len(err.splitlines()) == 1

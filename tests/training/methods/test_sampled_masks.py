@@ -268,17 +268,17 @@ def test_a_saved_state_and_the_object_share_nothing() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"shapes": {}}, "shapes is empty; at least one group is accepted"),
-        ({"shapes": {"a": ()}}, r"shape of a = \(\) is not accepted"),
-        ({"shapes": {"a": (4, 0)}}, r"shape of a = \(4, 0\) is not accepted: one or more sizes from 1 are"),
-        ({"keep": 0.0}, r"keep = 0\.0 is not accepted: above 0 and up to 1 is"),
-        ({"keep": 1.1}, r"keep = 1\.1 is not accepted"),
-        ({"keep": math.nan}, "keep = nan is not accepted"),
-        ({"initial": 0.0}, r"initial = 0\.0 is not accepted: above 0 and up to 1 is"),
-        ({"steps": 0}, "steps = 0 is not accepted: 1 or more is"),
-        ({"lr": 0.0}, r"lr = 0\.0 is not accepted: finite and above 0 is"),
-        ({"lr": math.inf}, "lr = inf is not accepted"),
-        ({"grad_clip": -1.0}, r"grad_clip = -1\.0 is not accepted"),
+        ({"shapes": {}}, "shapes must hold at least one group, got none"),
+        ({"shapes": {"a": ()}}, r"shapes\['a'\] must be .*, got \(\)"),
+        ({"shapes": {"a": (4, 0)}}, r"shapes\['a'\] must be one or more sizes of at least 1, got \(4, 0\)"),
+        ({"keep": 0.0}, r"keep must be greater than 0 and at most 1, got 0\.0"),
+        ({"keep": 1.1}, r"keep must .*, got 1\.1"),
+        ({"keep": math.nan}, "keep must .*, got nan"),
+        ({"initial": 0.0}, r"initial must be greater than 0 and at most 1, got 0\.0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"lr": 0.0}, r"lr must be a finite number greater than 0, got 0\.0"),
+        ({"lr": math.inf}, "lr must .*, got inf"),
+        ({"grad_clip": -1.0}, r"grad_clip must .*, got -1\.0"),
     ],
 )
 def test_refuses_bad_settings(settings: dict[str, Any], message: str) -> None:
@@ -291,14 +291,18 @@ def test_refuses_bad_draws_and_changes_nothing() -> None:
     sampled = SampledMasks({"a": (3,)}, 0.5, steps=10)
     draw = {"a": torch.tensor([True, False, True])}
     for masks, losses, message in [
-        ([draw], [1.0], "1 draws, 1 losses are not accepted: 2 draws or more, a loss each, are"),
-        ([], [], "0 draws, 0 losses are not accepted"),
-        ([draw, draw], [1.0], "2 draws, 1 losses are not accepted"),
-        ([draw, draw], [1.0, math.nan], "loss = nan is not accepted: a finite number is"),
-        ([draw, draw], [math.inf, 1.0], "loss = inf is not accepted"),
-        ([draw, {"b": draw["a"]}], [1.0, 2.0], "a draw holds b; a are accepted"),
-        ([draw, {"a": draw["a"][:2]}], [1.0, 2.0], r"mask of a is torch\.bool of shape \(2,\)"),
-        ([draw, {"a": draw["a"].float()}], [1.0, 2.0], r"mask of a is torch\.float32 of shape \(3,\)"),
+        ([draw], [1.0], "masks must be at least 2 draws, each with a loss; got 1 and 1 losses"),
+        ([], [], "got 0 and 0 losses"),
+        ([draw, draw], [1.0], "got 2 and 1 losses"),
+        ([draw, draw], [1.0, math.nan], "losses must be finite, got nan"),
+        ([draw, draw], [math.inf, 1.0], "losses must be finite, got inf"),
+        ([draw, {"b": draw["a"]}], [1.0, 2.0], "a draw must hold a; got b"),
+        (
+            [draw, {"a": draw["a"][:2]}],
+            [1.0, 2.0],
+            r"mask of a must be torch\.bool of shape \(3,\), got torch\.bool of shape \(2,\)",
+        ),
+        ([draw, {"a": draw["a"].float()}], [1.0, 2.0], r"got torch\.float32 of shape \(3,\)"),
     ]:
         with pytest.raises(ValueError, match=message):
             sampled.estimate(masks, losses)
@@ -308,11 +312,11 @@ def test_refuses_bad_draws_and_changes_nothing() -> None:
 
 
 def test_projection_refuses_bad_values() -> None:
-    with pytest.raises(ValueError, match="budget = -1 is not accepted: 0 or more is"):
+    with pytest.raises(ValueError, match="budget must be at least 0, got -1"):
         project(torch.zeros(2), -1)
-    with pytest.raises(ValueError, match="budget = nan is not accepted"):
+    with pytest.raises(ValueError, match=r"budget must .*, got nan"):
         project(torch.zeros(2), math.nan)
-    with pytest.raises(ValueError, match="values holds 2 values such as nan; finite numbers are accepted"):
+    with pytest.raises(ValueError, match="values must be finite, got nan \\(values that are not finite: 2\\)"):
         project(torch.tensor([0.5, math.nan, math.inf]), 1.0)
 
 
@@ -327,22 +331,31 @@ def test_refuses_a_corrupt_state_and_changes_nothing() -> None:
         return good | {"probabilities": good["probabilities"] | {"a": values}}
 
     for bad, message in [
-        ([], "state is a list; a mapping with probabilities, optimizer, step, generator is accepted"),
-        ({}, "state holds nothing"),
-        (good | {"probabilities": {"a": torch.zeros(3)}}, r"state\['probabilities'\] holds a; a, b are accepted"),
-        (with_a(torch.zeros(4)), r"probabilities of a are not accepted: numbers from 0 to 1 of shape \(3,\) are"),
-        (with_a(torch.tensor([0.1, 0.1, math.nan])), "probabilities of a are not accepted"),
-        (with_a(torch.tensor([0.1, 0.1, 1.1])), "probabilities of a are not accepted"),
-        (with_a(torch.ones(3)), r"probabilities of sum \S+ are not accepted: up to 2\.5 is"),
-        (good | {"step": -1}, "step = -1 is not accepted: 0 or more is"),
-        (good | {"step": "1"}, "step = '1' is not accepted"),
-        (good | {"generator": torch.zeros(3, dtype=torch.uint8)}, "state of the random numbers is not accepted"),
-        (good | {"optimizer": None}, "state of the optimiser is not accepted"),
-        (good | {"optimizer": {"state": {}}}, "state of the optimiser is not accepted"),
-        (good | {"optimizer": adam | {"state": {0: adam["state"][0]}}}, "state of the optimiser is not accepted"),
+        ([], "state must be a mapping with probabilities, optimizer, step, generator; got list"),
+        ({}, "state must hold probabilities, optimizer, step, generator; got nothing"),
+        (good | {"probabilities": {"a": torch.zeros(3)}}, r"state\['probabilities'\] must hold a, b; got a"),
+        (
+            with_a(torch.zeros(4)),
+            r"state\['probabilities'\]\['a'\] must be a torch.Tensor of shape \(3,\), got .* \(4,\)",
+        ),
+        (with_a(torch.tensor([0.1, 0.1, math.nan])), r"state\['probabilities'\]\['a'\] must be from 0 to 1, got nan"),
+        (with_a(torch.tensor([0.1, 0.1, 1.1])), r"must be from 0 to 1, got 1\.1"),
+        (with_a(torch.ones(3)), r"state\['probabilities'\] must have a sum of at most 2\.5, got \d"),
+        (good | {"step": -1}, r"state\['step'\] must be an integer of at least 0, got -1"),
+        (good | {"step": "1"}, "must be an integer of at least 0, got '1'"),
+        (
+            good | {"generator": torch.zeros(3, dtype=torch.uint8)},
+            r"state\['generator'\] must be the state of a CPU generator",
+        ),
+        (good | {"optimizer": None}, r"state\['optimizer'\] must be a state of Adam"),
+        (good | {"optimizer": {"state": {}}}, r"state\['optimizer'\] must be a state of Adam"),
+        (
+            good | {"optimizer": adam | {"state": {0: adam["state"][0]}}},
+            r"state\['optimizer'\] must be a state of Adam",
+        ),
         (
             good | {"optimizer": adam | {"state": {0: adam["state"][1], 1: adam["state"][0]}}},
-            "state of the optimiser is not accepted: one of the same shapes is",
+            r"state\['optimizer'\] must be a state of Adam for the same shapes, got other shapes",
         ),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -177,20 +177,20 @@ def test_the_stochastic_sieve_has_no_bias() -> None:
 def test_settings() -> None:
     for make in (ElementSieve, RowSieve, StochasticSieve):
         for wrong, word in (
-            ({}, "give one of them"),
-            ({"tau": 1.0, "target": 0.5}, "give one of them"),
-            ({"tau": -1.0}, "tau = -1.0 is not accepted"),
-            ({"tau": math.nan}, "tau = nan"),
-            ({"tau": math.inf}, "tau = inf"),
-            ({"target": 0.0}, r"target = 0\.0 is not accepted"),
-            ({"target": 1.1}, r"target = 1\.1"),
-            ({"target": math.nan}, "target = nan"),
+            ({}, "exactly one of tau and target must be given, got tau = None and target = None"),
+            ({"tau": 1.0, "target": 0.5}, r"got tau = 1\.0 and target = 0\.5"),
+            ({"tau": -1.0}, r"tau must be a finite number of at least 0, got -1\.0"),
+            ({"tau": math.nan}, "tau must .*, got nan"),
+            ({"tau": math.inf}, "tau must .*, got inf"),
+            ({"target": 0.0}, r"target must be greater than 0 and at most 1, got 0\.0"),
+            ({"target": 1.1}, r"target must .*, got 1\.1"),
+            ({"target": math.nan}, "target must .*, got nan"),
         ):
             with pytest.raises(SieveError, match=word):
                 make(**wrong)
         assert make(tau=0.5).with_target(0.25) == make(target=0.25)
         assert not make(target=1.0).dense
-    with pytest.raises(SieveError, match="are not accepted by a dense pass"):
+    with pytest.raises(SieveError, match="must be None for a dense pass, got "):
         DenseSieve(tau=1.0)
     assert DenseSieve().dense and DenseSieve().with_target(0.1) == DenseSieve()
     assert {name: method.mode.name.lower() for name, method in METHODS.items()} == {name: name for name in METHODS}

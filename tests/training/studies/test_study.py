@@ -101,37 +101,67 @@ def test_files_are_relative_to_the_study(tmp_path: Path, monkeypatch: pytest.Mon
 
 ERRORS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "no runs": ({"run": []}, ["study.toml", "run", "[]"]),
-    "no run at all": ({}, ["run: missing"]),
-    "unknown at the top": ({"run": [dense()], "seed": 1}, ["seed: there is no such setting", "baseline, seeds, base"]),
-    "seed twice": ({"run": [dense()], "seeds": [1, 2, 1]}, ["seeds", "[1, 2, 1]", "1 is there twice"]),
+    "no run at all": ({}, ["run is missing"]),
+    "unknown at the top": ({"run": [dense()], "seed": 1}, ["unknown setting 'seed'; did you mean 'seeds'?"]),
+    "seed twice": ({"run": [dense()], "seeds": [1, 2, 1]}, ["seeds must be distinct, got [1, 2, 1]"]),
     "no seeds": ({"run": [dense(seeds=[])]}, ["run 'dense'", "seeds", "[]"]),
-    "negative seed": ({"run": [dense(seeds=[-1])]}, ["run 'dense'", "seeds.0: -1 is not accepted"]),
-    "seed as a setting": ({"run": [dense(training={"seed": 4})]}, ["run 'dense'", "training.seed = 4", "seeds = [1"]),
-    "seed in the grid": ({"run": [dense(grid={"training.seed": [4]})]}, ["training.seed = 4", "seeds = [1"]),
-    "name in base": ({"run": [dense()], "base": {"name": "x"}}, ["base.name = 'x' is not accepted"]),
-    "no name": ({"run": [dense(), {"seeds": [1]}]}, ["run 2: name: missing"]),
-    "unknown in a run": ({"run": [dense(seive={})]}, ["run 'dense': seive: there is no such", "grid, text, model"]),
-    "bad setting": ({"run": [dense(model={"hidden": 0})]}, ["run 'dense': model.hidden: 0 is not accepted"]),
-    "unknown setting": ({"run": [dense(model={"size": 1})]}, ["run 'dense': model.size: there is no such", "hidden"]),
+    "negative seed": ({"run": [dense(seeds=[-1])]}, ["run 'dense'", "seeds[0] must be at least 0, got -1"]),
+    "seed as a setting": (
+        {"run": [dense(training={"seed": 4})]},
+        ["run 'dense'", "training.seed must be left out (give seeds = [1, 2, 3], say), got 4"],
+    ),
+    "seed in the grid": ({"run": [dense(grid={"training.seed": [4]})]}, ["training.seed must be left out", "got 4"]),
+    "name in base": (
+        {"run": [dense()], "base": {"name": "x"}},
+        ["base.name must be left out (each run has its own), got 'x'"],
+    ),
+    "no name": ({"run": [dense(), {"seeds": [1]}]}, ["run 2: name is missing"]),
+    "unknown in a run": ({"run": [dense(seive={})]}, ["run 'dense': unknown setting 'seive'; did you mean 'sieve'?"]),
+    "bad setting": ({"run": [dense(model={"hidden": 0})]}, ["run 'dense': model.hidden must be at least 1, got 0"]),
+    "unknown setting": (
+        {"run": [dense(model={"size": 1})]},
+        ["run 'dense': unknown setting 'model.size'; there are hidden"],
+    ),
     "bad grid value": (
         {"run": [dense(sieve={"method": "row"}, grid={"sieve.target": [0.1, 7]})]},
-        ["run 'dense'", "sieve.target: 7 is not accepted"],
+        ["run 'dense'", "sieve.target must be at most 1, got 7"],
     ),
-    "unknown grid key": ({"run": [dense(grid={"model.size": [1]})]}, ["model.size: there is no such", "hidden"]),
-    "grid key without a section": ({"run": [dense(grid={"hidden": [1]})]}, ["grid key 'hidden'", "'sieve.target'"]),
-    "grid key of a section": ({"run": [dense(grid={"sieve": [1]})]}, ["grid key 'sieve'", "'sieve.target'"]),
-    "grid of one value": ({"run": [dense(grid={"model.hidden": 3})]}, ["run 'dense'", "grid.model.hidden: 3 is not"]),
-    "empty grid": ({"run": [dense(grid={"model.hidden": []})]}, ["run 'dense'", "grid.model.hidden: [] is not"]),
+    "unknown grid key": (
+        {"run": [dense(grid={"model.size": [1]})]},
+        ["unknown setting 'model.size'; there are hidden"],
+    ),
+    "grid key without a section": (
+        {"run": [dense(grid={"hidden": [1]})]},
+        ["grid must name settings", "such as 'sieve.target'; got 'hidden'"],
+    ),
+    "grid key of a section": ({"run": [dense(grid={"sieve": [1]})]}, ["grid must name settings", "got 'sieve'"]),
+    "grid of one value": (
+        {"run": [dense(grid={"model.hidden": 3})]},
+        ["run 'dense'", "grid.model.hidden must be a list, got 3"],
+    ),
+    "empty grid": (
+        {"run": [dense(grid={"model.hidden": []})]},
+        ["run 'dense'", "grid.model.hidden must not be empty, got []"],
+    ),
     "name twice": ({"run": [dense(), dense(model={"hidden": 3})]}, ["run 'dense'", "there twice"]),
     "value twice": ({"run": [dense(grid={"model.hidden": [3, 3]})]}, ["run 'dense, model.hidden 3'", "twice"]),
     "folder twice": ({"run": [dense(), dense(name="Dense!")]}, ["'dense' and 'Dense!'", "same settings"]),
-    "unknown baseline": ({"run": [dense()], "baseline": "none"}, ["baseline 'none' is not", "'dense'"]),
-    "unknown baseline of a run": ({"run": [dense(baseline="no")]}, ["run 'dense': baseline 'no' is not", "'dense'"]),
+    "unknown baseline": (
+        {"run": [dense()], "baseline": "none"},
+        ["baseline must be one of the runs 'dense'; got 'none'"],
+    ),
+    "unknown baseline of a run": (
+        {"run": [dense(baseline="no")]},
+        ["run 'dense': baseline must be one of the runs 'dense'; got 'no'"],
+    ),
     "other text": (
         {"run": [dense(), {"name": "words", "text": {"level": "word"}}]},
         ["run 'words'", "not that of its baseline 'dense'"],
     ),
-    "no such file": ({"run": [dense(text={"file": "a.txt"})]}, ["text.file = 'a.txt'", "/nowhere/a.txt is no file"]),
+    "no such file": (
+        {"run": [dense(text={"file": "a.txt"})]},
+        ["text.file must be a file, got 'a.txt' (/nowhere/a.txt is none)"],
+    ),
 }
 
 

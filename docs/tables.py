@@ -5,10 +5,10 @@ A table stands between two marks, the first of which names it and the command th
     <!-- begin table NAME: gradsieve VERB ARGUMENTS -->
     <!-- end table -->
 
-Where the verb is one of `RENDERERS`, the file docs/measurements/NAME.json holds what the command wrote, and the table is
-made of it.  Tables of other verbs take hours; they are copied from the command's own output.
+Where the verb is one of `RENDERERS`, the file docs/measurements/NAME.json holds what the command wrote, and the table
+is made of it.  Tables of other verbs take hours; they are copied from the command's own output.
 
-`python docs/tables.py` rewrites the tables, with `--measure` it runs their commands first (`make tables`, some minutes).
+`python docs/tables.py` rewrites the tables, with `--measure` it runs their commands first (`make tables`, minutes).
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ MEASUREMENTS = ROOT / "docs" / "measurements"
 PICTURE = ROOT / "docs" / "images" / "demo.png"
 
 BLOCK = re.compile(
-    r"^<!-- begin table (?P<name>\S+): (?P<command>.+?) -->\n(?P<text>.*?)^<!-- end table -->$", re.MULTILINE | re.DOTALL
+    r"^<!-- begin table (?P<name>\S+): (?P<command>.+?) -->\n(?P<text>.*?)^<!-- end table -->$",
+    re.MULTILINE | re.DOTALL,
 )
 
 

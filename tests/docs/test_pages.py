@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from docs.tables import ROOT, pages
 from gradsieve.hw.config import EngineConfig, make
@@ -18,6 +19,12 @@ from tests.docs.commands import parsed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [*pages(), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+WORDS = [
+    "gate row", "array row", "column tile", "lane", "batch tile", "k and q", "tape", "kept", "backend", "engine",
+    "compaction", "drain", "skew", "output-stationary", "input-stationary", "saturation", "threshold", "target",
+]  # fmt: skip
+"""Words with which documents and sources could mean two things."""
+
 FENCE = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 COMMANDS = sorted(
     {
@@ -116,3 +123,19 @@ def test_reference_has_every_block_of_the_engine() -> None:
 def test_documents_that_sources_name_exist(path: Path) -> None:
     for name in re.findall(r"(?<![\w./-])docs/[\w./-]+\.(?:md|toml)\b", path.read_text(encoding="utf-8")):
         assert (ROOT / name).exists(), name
+
+
+def test_citation_is_of_this_project() -> None:
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
+    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert cited["title"].startswith(project["name"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    WORDS,
+)
+def test_glossary_settles_the_word(word: str) -> None:
+    assert re.search(rf"^- \*\*{word}\b.*?\*\*: \w", page("glossary.md"), re.MULTILINE)

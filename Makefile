@@ -66,6 +66,15 @@ format: setup ## Rewrite the sources in the project's format
 bench: setup ## Measure the engine against the dense baseline
 	@$(BIN)/gradsieve bench
 
+.PHONY: tables
+tables: setup ## Measure again and rewrite the tables of results in the docs (10 minutes)
+	$(BIN)/python docs/tables.py --measure
+
+.PHONY: docs
+docs: setup ## Build the documentation as a site into build/site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+	@echo "build/site/index.html (its search needs a server: $(BIN)/python -m http.server -d build/site)"
+
 .PHONY: clean
 clean: ## Remove build products and caches, but not .venv
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""The contract of section 3 of the design: one backward run of the engine, to the last bit."""
+"""The arithmetic contract (docs/arithmetic.md): one backward run of the engine, to the last bit."""
 
 from __future__ import annotations
 

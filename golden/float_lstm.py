@@ -1,4 +1,4 @@
-"""The float reference: an LSTM layer's forward pass with its tape, and the dense backward pass by the formulas."""
+"""The float reference: an LSTM layer's forward pass with its tape, and the dense backward pass (docs/arithmetic.md)."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def forward(
 
 
 def backward(w_ih: Tensor, w_hh: Tensor, tape: Tape) -> FloatGradients:
-    """The dense backward pass of section 2 of the design, in the dtype of its inputs, without autograd.
+    """The dense backward pass by the formulas, in the dtype of its inputs, without autograd.
 
     `w_ih` (4H, I), `w_hh` (4H, H); the tape as in `forward`, with the upstream gradients in dy, dh and dc.  Raises
     ValueError for weights that do not fit the tape.

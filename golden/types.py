@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 class SieveMode(IntEnum):
-    """How the sieve decides which gate gradients survive (design, section 3); the values are the register's."""
+    """How the sieve decides which gate gradients survive (docs/arithmetic.md); the values are the register's."""
 
     DENSE = 0
     ELEMENT = 1

@@ -1,4 +1,4 @@
-"""The core: every block behind the packet units, wired (design, section 4)."""
+"""The core: every block behind the packet units, wired (docs/architecture.md)."""
 
 from __future__ import annotations
 

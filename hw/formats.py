@@ -1,4 +1,4 @@
-"""Fixed-point number formats of the engine (design, section 3)."""
+"""Fixed-point number formats of the engine (docs/arithmetic.md)."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class FixedPoint(BaseModel):
 
 
 class Formats(BaseModel):
-    """The number formats of one engine; the defaults are those of the design's table."""
+    """The number formats of one engine; docs/arithmetic.md has them as a table."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

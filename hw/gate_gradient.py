@@ -96,7 +96,7 @@ _SUMS = {"dh_sum": ("dy", "dh"), "dct": ("dc", "es")}
 
 
 class GateGradientUnit(wiring.Component):
-    """dz of the four gates and the new dc, from the tape and the incoming gradients (design, section 3).
+    """dz of the four gates and the new dc, from the tape and the incoming gradients (docs/arithmetic.md).
 
     A pipeline of macro-stages of `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product
     of a class in each cycle of a macro-stage, and values move on when the macro-stage ends.  `inputs` takes one hidden

@@ -26,7 +26,7 @@ class ProcessingElement(wiring.Component):
     """total = addend + a * b for one operand a cycle; `latency` = 3 cycles after its operand it is on `total`.
 
     error dataflow (output-stationary): a = `weight`, b = `dz`, the addend is the sum of the tile so far.
-    gradient dataflow (weight-gradient-stationary inputs): a = the stationary input, b = `dz`, the addend is
+    gradient dataflow (input-stationary): a = the stationary input, b = `dz`, the addend is
     `partial_sum`, which must arrive 2 cycles after its operands.
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
     stores `input` beside the stationary one; `swap`, a cycle before the first operand of a gradient tile, puts it in

@@ -1,4 +1,4 @@
-"""The sieve: decides row by row which gate gradients survive, in all four modes (design, section 3)."""
+"""The sieve: decides row by row which gate gradients survive, in all four modes (docs/arithmetic.md)."""
 
 from __future__ import annotations
 

@@ -220,11 +220,11 @@ async def short_reset(bench: Bench) -> None:
             while not int(dut.m_axis_tvalid.value):
                 await ClockCycles(dut.clk, 1)
         host.registers.write_if.b_channel.pause = host.registers.read_if.r_channel.pause = True
-        waiting = [cocotb.start_soon(host.read("ID")), cocotb.start_soon(host.write("TAU", 1))]
+        reading, writing = cocotb.start_soon(host.read("ID")), cocotb.start_soon(host.write("TAU", 1))
         await ClockCycles(dut.clk, 20)
         bench.scoreboard.equal("answers wait", [int(getattr(dut, n).value) for n in valids], [1, 1, running])
-        for task in waiting:
-            task.cancel()
+        reading.cancel()
+        writing.cancel()
         dut.rst.value = 1
         for cycle in range(30):
             await RisingEdge(dut.clk)

@@ -1,4 +1,4 @@
-"""Engines: what computes a layer's backward pass.  Float, the golden integers, or a device; one interface."""
+"""Backends: what computes a layer's backward pass.  Float, the golden integers, or a device; one interface."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def _float_pass(run: BackwardPass, mode: SieveMode, tau: float, lanes: int, work
 
 
 def _measure(run: BackwardPass, lanes: int, workspace: Workspace) -> None:
-    """Choose the first threshold of a steered sieve from a dense float pass, whatever the engine: all engines agree."""
+    """Choose the first threshold of a steered sieve from a dense float pass, whatever the backend: all agree."""
     dense = _float_pass(run, SieveMode.DENSE, 0.0, lanes, workspace)
     dense.run()
     run.state.threshold.measure(run.sieve, dense.dz, lanes)

@@ -1,4 +1,4 @@
-"""Section 3 of the design once more, scalar by scalar in Python integers: it shares no arithmetic with `golden`.
+"""docs/arithmetic.md once more, scalar by scalar in Python integers: it shares no arithmetic with `golden`.
 
 Slow and plain on purpose: every line can be held against the page.  Only the types are `golden`'s.
 """

@@ -1,6 +1,6 @@
 """Gradient sieves: which gate gradients of a backward pass survive, and how the threshold is steered.
 
-The rules are the engine's (design, section 3), stated on real numbers: a row is one gate row over the C lanes of a
+The rules are the engine's (docs/arithmetic.md), stated on real numbers: a row is one gate row over the C lanes of a
 batch tile, its score the largest |dz| of its lanes.  `golden/sieve.py` states them on integers.
 """
 

@@ -86,7 +86,10 @@ def command(
         raise UsageError(f"--workers {workers} is not accepted with --scheduler: it has workers of its own")
     found = read_study(study)
     out = Path("build/compare") / study.stem if output is None else output
-    finish(found, run(found, out, workers, scheduler), out, json)
+    from gradsieve.rtl_gen.files import claimed
+
+    with claimed(out, CommandError):
+        finish(found, run(found, out, workers, scheduler), out, json)
 
 
 def run(study: Study, out: Path, workers: int | None = None, scheduler: str | None = None) -> list[Outcome]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import pwd
+import re
 import signal
 import subprocess
 import sys
@@ -210,3 +211,18 @@ def test_a_device_or_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left on device"):
         write_text(full, "text\n")
     assert full.is_symlink()
+
+
+# documentation
+
+
+def test_every_variable_that_is_read_is_documented() -> None:
+    """In docs/environment.md: what the sources take from the environment, and all of our own."""
+    read = re.compile(r"\benv(?:iron)?(?:\.get\(|\[)\"([A-Z_]+)\"|\b(GRADSIEVE_[A-Z]+(?:_[A-Z]+)*)\b")
+    sources = [*(ROOT / "gradsieve" / "cli").glob("*.py"), ROOT / "tests" / "conftest.py"]
+    for folder in ("fpga", "golden", "hw", "rtl_gen", "tb", "training"):
+        sources += (ROOT / folder).rglob("*.py")
+    found = {a or b for path in sources for a, b in read.findall(path.read_text(encoding="utf-8"))}
+    assert {"GRADSIEVE_BUILD", "GRADSIEVE_SEED", "CXX", "PATH"} <= found
+    page = (ROOT / "docs" / "environment.md").read_text(encoding="utf-8")
+    assert [name for name in sorted(found) if f"`{name}`" not in page] == []

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gradsieve.fpga.errors import PacketError
 from gradsieve.golden.types import Tape, Weights
 from gradsieve.hw.config import BITMAP_WORD, GATES, EngineConfig
 from gradsieve.hw.packets import STATISTICS_WORDS, PacketKind
@@ -16,10 +17,6 @@ from gradsieve.hw.packets import STATISTICS_WORDS, PacketKind
 GATES_PER_UNIT = len(GATES)
 
 Bytes = NDArray[np.uint8]
-
-
-class PacketError(ValueError):
-    """A packet from the engine that is not what its sizes say."""
 
 
 @dataclass(frozen=True)

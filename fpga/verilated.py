@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import os
+import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -70,9 +71,10 @@ def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
     macro, verilated = wrapper.name.upper(), f"V{wrapper.name}"
 
     def make(folder: Path) -> None:
-        objects = folder / "objects"
+        objects, design = folder / "objects", folder / "design.v"
+        shutil.copyfile(verilog, design)  # Verilator would look for variables in the path of the other
         verilate = ["verilator", "--cc", *VERILATOR_FLAGS, "--top-module", top, "--prefix", verilated]
-        _run([*verilate, "--Mdir", "objects", str(verilog)], env, folder)
+        _run([*verilate, "--Mdir", "objects", design.name], env, folder)
         root = Path(env["VERILATOR_ROOT"]) / "include"
         sources = [*sorted(objects.glob("*.cpp")), *(root / n for n in RUNTIME), wrapper.source]
         defines = [f"-D{macro}={verilated}", f'-D{macro}_HEADER="{verilated}.h"', *(f"-D{d}" for d in wrapper.defines)]
@@ -95,6 +97,7 @@ def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
         for path in objects.iterdir():
             path.unlink()
         objects.rmdir()
+        design.unlink()
 
     return cached(f"verilated/{wrapper.name}", key.hexdigest()[:24], make) / f"{wrapper.name}.so"
 

@@ -30,7 +30,8 @@ def source_digest() -> str:
 def cached_verilog(config: EngineConfig, root: Path | None = None) -> Path:
     """The path of the Verilog of `config`, generated if no earlier call with the same sources did; do not change it.
 
-    Safe in several processes at once.  `root` is the folder of the cache, the project's `build` by default.
+    Safe in several processes at once.  `root` is the folder of all caches, `build_root()` by default.  Raises
+    CacheError if it cannot be written, ToolError if Yosys cannot be run.
     """
     key = hashlib.sha256(f"{source_digest()} {config.model_dump_json()}".encode()).hexdigest()[:24]
     file = f"{top_name(config)}.v"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gradsieve.hw.config import EngineConfig
-from gradsieve.rtl_gen.files import write_text
+from gradsieve.rtl_gen.files import claimed, write_text
 from gradsieve.rtl_gen.fusesoc import core
 from gradsieve.rtl_gen.ip_xact import component
 from gradsieve.rtl_gen.register_map import register_files
@@ -134,26 +134,25 @@ def generate(config: EngineConfig, directory: str | Path, progress: Callable[[st
 
     Files that an earlier call wrote are replaced, or removed if this engine has none of that name; all other files
     are left alone.  Nothing is changed until every file has been generated; then each is moved into place whole.
-    Raises GenerateError if a file of the same name is not ours, or the directory cannot be written.
+    Raises GenerateError if a file of the same name is not ours, the directory cannot be written, or another process is
+    writing it; ToolError if Yosys cannot be run.
     """
     directory = Path(directory)
     try:
         _check(directory, file_names(config))
-        files, summary = contents(config, progress)
-        if progress is not None:
-            progress("files")
-        _install(directory, files)
+        with claimed(directory, GenerateError):
+            files, summary = contents(config, progress)
+            if progress is not None:
+                progress("files")
+            _install(directory, files)
     except OSError as error:
         raise GenerateError(f"{error.filename or directory}: cannot be written ({error.strerror})") from None
     return Generated(directory, (*files, MANIFEST), summary)
 
 
 def _install(directory: Path, files: dict[str, str]) -> None:
-    made = [p for p in (directory, *directory.parents) if not p.exists()]
-    directory.mkdir(parents=True, exist_ok=True)
-    staging = None
+    staging = Path(tempfile.mkdtemp(prefix=".gradsieve-", dir=directory))
     try:
-        staging = Path(tempfile.mkdtemp(prefix=".gradsieve-", dir=directory))
         for name, text in files.items():
             write_text(staging / name, text)
         old = _owned(directory)
@@ -165,13 +164,5 @@ def _install(directory: Path, files: dict[str, str]) -> None:
         for name in old.keys() - new.keys():
             (directory / name).unlink(missing_ok=True)
         write_text(directory / MANIFEST, _manifest(new))
-    except BaseException:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
-        for path in made:  # innermost first; stops at the first that is not empty
-            try:
-                path.rmdir()
-            except OSError:
-                break
-        raise
-    staging.rmdir()
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gradsieve.rtl_gen.files import tool_caches
 from gradsieve.rtl_gen.verilator import ToolError
 
 QUOTED_LINES = 3
@@ -47,8 +48,8 @@ def find(tool: str) -> str:
 def run(command: Sequence[str], folder: Path, log: str, follow: Callable[[str], None] = lambda line: None) -> None:
     """Run a tool in `folder`, its output in the file `log` there; `follow` gets each line as it is written.
 
-    Raises ToolError if the tool is not installed, ToolFailed if it ends with an error.  The tool does not outlive
-    this call.
+    Raises ToolError if the tool is not installed or has no folder for its cache, ToolFailed if it ends
+    with an error.  The tool does not outlive this call.
     """
     tool, *arguments = command
     lines: list[str] = []
@@ -61,7 +62,7 @@ def run(command: Sequence[str], folder: Path, log: str, follow: Callable[[str], 
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **tool_caches("YoWASP"), "PYTHONUNBUFFERED": "1"},
         )
         try:
             assert process.stdout is not None

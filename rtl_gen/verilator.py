@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +18,9 @@ MAKE_VARIABLES = {
 TIMING_VARIABLES = {"CFG_CXXFLAGS_COROUTINES": "-fcoroutines"}
 WAIVERS = Path(__file__).parent / "verilator.vlt"
 """Lint waivers for generated Verilog, each with its reason."""
+
+_MAKEABLE = re.compile(r"[\w@+,./~-]+")
+"""Paths that neither GNU make nor the shells that it starts take apart."""
 
 _INSTALL = {
     "perl": {"Debian, Ubuntu": "apt install perl", "Fedora": "dnf install perl", "macOS": "xcode-select --install"},
@@ -45,6 +49,15 @@ def package_folder() -> Path:
     if spec is None or spec.origin is None:
         raise ToolError("the Python package verilator is not installed (make setup)")
     return Path(spec.origin).parent
+
+
+def check_makeable(what: str, path: Path, advice: str) -> None:
+    """Raise ToolError, with the advice, if the path of `what` is none that can stand in a makefile."""
+    if not _MAKEABLE.fullmatch(str(path)):
+        raise ToolError(
+            f"{what} must have a path of letters, digits and @+,./_~- only, as GNU make takes no other, got "
+            f"{str(path)!r}: {advice}"
+        )
 
 
 def verilator_env(

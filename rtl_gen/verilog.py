@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 from gradsieve.hw.cells import Cells
 from gradsieve.hw.config import EngineConfig
-from gradsieve.rtl_gen.files import write_text
+from gradsieve.rtl_gen.files import tool_caches, write_text
 from gradsieve.rtl_gen.interfaces import with_attributes
 from gradsieve.rtl_gen.netlist import canonical, parse, plain_names, share
+from gradsieve.rtl_gen.verilator import ToolError
 
 
 def top_name(config: EngineConfig) -> str:
@@ -42,6 +44,27 @@ def zeros_left_out() -> Iterator[None]:
         rtlil.ModuleEmitter.emit_memory = original
 
 
+@contextmanager
+def yosys_at_hand() -> Iterator[None]:
+    """In this block Amaranth's Yosys has a cache folder that it can write; a ToolError quotes why it fails."""
+    from amaranth.back.verilog import YosysError
+
+    variables = tool_caches("wasmtime")
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    except YosysError as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ToolError(f"Yosys fails: {said[-1] if said else 'it said nothing'}") from None
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def component_verilog(
     component: Any, name: str, header: str = "", cells: Cells | None = None, attributes: bool = False
 ) -> str:
@@ -49,11 +72,12 @@ def component_verilog(
 
     Equal components with equal names always give the same text.  Each line of `header` becomes a comment at the top.
     With `cells` the text instantiates that family's cells, whose models are in `cells.models`.  With `attributes` the
-    ports of the module `name`, and no others, carry those of `gradsieve.rtl_gen.interfaces`.
+    ports of the module `name`, and no others, carry those of `gradsieve.rtl_gen.interfaces`.  Raises ToolError if
+    Yosys cannot be run or fails.
     """
     from amaranth.back import verilog as backend
 
-    with zeros_left_out():
+    with zeros_left_out(), yosys_at_hand():
         platform = SimpleNamespace(cells=cells)
         text = backend.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
     modules = plain_names(share(canonical(parse(text)), name))

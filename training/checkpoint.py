@@ -17,7 +17,7 @@ def difference(old: dict[str, Any], new: dict[str, Any], path: str = "") -> str:
     for key in sorted(old.keys() | new.keys()):
         a, b = old.get(key), new.get(key)
         where = f"{path}{key}"
-        if where == "name" or a == b:
+        if a == b:
             continue
         if isinstance(a, dict) and isinstance(b, dict):
             inner = difference(a, b, f"{where}.")
@@ -51,6 +51,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise TrainingError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:
         raise TrainingError(f"{path}: is no checkpoint, or a damaged one ({type(error).__name__})") from None
-    if not isinstance(saved, dict) or "digest" not in saved:
-        raise TrainingError(f"{path}: is no checkpoint of a training")
+    if not (isinstance(saved, dict) and {"settings", "text", "engine"} <= saved.keys()):
+        raise TrainingError(f"{path}: is no checkpoint of a training, or one of an older version of gradsieve")
     return saved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -174,6 +175,15 @@ class BackendSettings(_Section):
         return self
 
 
+_INDIFFERENT = {
+    "name": True,
+    "text": {"file", "valid"},
+    "training": {"record_every", "evaluate_every", "checkpoint_every"},
+    "backend": {"config"},
+}
+"""Settings that make no other training, or name a file whose content decides."""
+
+
 class Settings(_Section):
     """One training run."""
 
@@ -210,12 +220,15 @@ class Settings(_Section):
 
     @property
     def digest(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of everything that the training depends on, the text's content
-        excepted.
+        """First 16 hexadecimal digits of the SHA-256 of everything that the training depends on but the content of
+        files.
         """
-        irrelevant = {"name": True, "training": {"record_every", "evaluate_every", "checkpoint_every"}}
-        text = self.model_dump_json(exclude=irrelevant)  # type: ignore[arg-type]
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.decisive).encode()).hexdigest()[:16]
+
+    @property
+    def decisive(self) -> dict[str, Any]:
+        """The settings that the training depends on, as plain values: not where its files are."""
+        return self.model_dump(mode="json", exclude=_INDIFFERENT)  # type: ignore[arg-type]
 
 
 def describe(settings: Settings) -> str:

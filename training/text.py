@@ -28,17 +28,25 @@ class TextError(ValueError):
 
 
 def read_text(path: Path | None) -> str:
-    """The text of a UTF-8 file, by default Python's own documentation.  Raises TextError if it cannot be read."""
+    """The text of a UTF-8 file, by default Python's own documentation; a byte order mark is no part of it.
+
+    Raises TextError if it cannot be read.
+    """
     if path is None:
         from pydoc_data.topics import topics
 
         return "\n".join(topics[name] for name in sorted(topics))
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise TextError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
         raise TextError(f"{path}: is no UTF-8 text") from None
+
+
+def text_digest(path: Path | None) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of what `read_text` returns.  Raises TextError as it does."""
+    return _digest(read_text(path).encode())
 
 
 def source_name(path: Path | None) -> str:

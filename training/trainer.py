@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gradsieve.hw import config as engine_config
 from gradsieve.hw.config import EngineConfig
+from gradsieve.rtl_gen.files import claimed
 from gradsieve.training.accounting import Account, LayerSize
 from gradsieve.training.backends import Backend, DeviceBackend, FloatBackend, GoldenBackend, fitting_config
 from gradsieve.training.checkpoint import difference, load_checkpoint, save_checkpoint
@@ -26,7 +27,7 @@ from gradsieve.training.methods.sieves import METHODS, DenseSieve, SieveError
 from gradsieve.training.methods.snt_asgd import SNTASGD
 from gradsieve.training.methods.structured_dropout import ColumnDropout, StructuredDropout
 from gradsieve.training.reports.report import write_report, write_result
-from gradsieve.training.settings import Settings
+from gradsieve.training.settings import Settings, make
 from gradsieve.training.text import Corpus, Streams
 from gradsieve.training.weight_methods import MaskSampling, NoMasks, SparseWeights, WeightMethod
 
@@ -295,8 +296,8 @@ class Trainer:
         """Everything that later steps depend on."""
         return {
             "settings": self.settings.as_dict(),
-            "digest": self.settings.digest,
             "text": self.corpus.digest,
+            "engine": self.config.digest,
             "done": self.done,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -312,13 +313,21 @@ class Trainer:
         }
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
-        """Go on from `state_dict`.  Raises SettingsError for one of another configuration or text."""
-        if saved["digest"] != self.settings.digest:
-            raise SettingsError(
-                f"the checkpoint is of another configuration: {difference(saved['settings'], self.settings.as_dict())}"
-            )
+        """Go on from `state_dict`.  Raises SettingsError for one of another configuration, text or engine.
+
+        The content of texts and config files decides, not where they are.
+        """
+        before = make(saved["settings"], "the checkpoint")
+        if other := difference(before.decisive, self.settings.decisive):
+            raise SettingsError(f"the checkpoint is of another configuration: {other}")
         if saved["text"] != self.corpus.digest:
-            raise SettingsError(f"the checkpoint is of another text than {self.corpus.train_source}")
+            raise SettingsError(
+                f"the text must be that of the checkpoint, got another: {self.corpus.train_source}"
+                + (f", validated on {self.corpus.valid_source}" if self.settings.text.valid else "")
+            )
+        if saved["engine"] != self.config.digest:
+            engine = self.settings.backend.config or self.config.name
+            raise SettingsError(f"the engine must be that of the checkpoint, got another: {engine}")
         self.model.load_state_dict(saved["model"])
         self.optimizer.load_state_dict(saved["optimizer"])
         self.lstm.load_sieve_state_dict(saved["lstm"])
@@ -330,13 +339,6 @@ class Trainer:
         self.records = [Record.model_validate(r) for r in saved["records"]]
         self.account.load_state_dict(saved["account"])
         self._seconds, self._backward_seconds = saved["seconds"]
-
-
-def _folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{folder}: cannot be made a directory ({error.strerror})") from None
 
 
 @contextmanager
@@ -359,10 +361,9 @@ def train(
 
     With `resume` it goes on from the checkpoint there, if there is one.  When `stop` says so after a step, everything
     is saved and the result is not finished.  Raises TextError, SettingsError and ConfigError for what cannot be
-    trained, before any work; TrainingError if it cannot go on.
+    trained, before any work; TrainingError if it cannot go on, or another training is writing to the folder.
     """
-    with _trainer(settings) as trainer:
-        _folder(folder)
+    with claimed(folder, TrainingError), _trainer(settings) as trainer:
         checkpoint = folder / CHECKPOINT
         if resume and checkpoint.exists():
             trainer.load_state_dict(load_checkpoint(checkpoint))

@@ -21,10 +21,10 @@ from gradsieve.fpga.toolchain.flows import FLOWS, RESOURCES, Commands, Flow, com
 from gradsieve.fpga.toolchain.progress import Follower, Progress
 from gradsieve.fpga.toolchain.report import MARGIN, BuildReport, Resource, Seed
 from gradsieve.hw.config import EngineConfig
-from gradsieve.rtl_gen.files import cached, write_text
+from gradsieve.rtl_gen.files import cached, claimed, write_text
 from gradsieve.rtl_gen.tools import ToolFailed, run, version
 from gradsieve.rtl_gen.verilator import ToolError
-from gradsieve.rtl_gen.verilog import zeros_left_out
+from gradsieve.rtl_gen.verilog import yosys_at_hand, zeros_left_out
 
 SEEDS = (1, 2, 3)
 
@@ -59,18 +59,27 @@ def build(
     that was interrupted, only do what is new; equal input gives equal bytes.  `place_options` are added for nextpnr.
     Boards of the `vivado` flow get a project, and no bitstream.
     Raises DoesNotFit if the part is too small, ClockError if the clock cannot be made, BuildError if no seed can be
-    routed or the output cannot be written, ToolError if a tool is missing or fails.
+    routed, the output cannot be written or another process is building the same there, ToolError if a tool is missing
+    or fails.
     """
     config = config or board.config
     clocking = board.clocking(clock_mhz)
     fit.check_config(board, config)
+    with claimed(output, BuildError, f"{board.name}_{config.name}"):
+        return _build(board, config, output, clocking, seeds, place_options, progress)
+
+
+def _build(
+    board: Board,
+    config: EngineConfig,
+    output: Path,
+    clocking: Clocking,
+    seeds: Sequence[int],
+    place_options: Sequence[str],
+    progress: Progress,
+) -> BuildReport:
     flow = FLOWS[board.flow]
     tools = {package: version(package) for package in flow.packages}
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(f"{output}: cannot be written ({error.strerror})") from None
-
     progress("generating the design", "")
     begin = time.monotonic()
     design = prepare(board, config, clocking)
@@ -143,7 +152,7 @@ def prepare(board: Board, config: EngineConfig, clocking: Clocking) -> Design:
         # derives the clock of a clock generator's output
         top.core.clk.attrs["keep"] = 1  # nextpnr ignores, with no more than a warning, a net that Yosys renamed
         platform.add_clock_constraint(top.core.clk, MARGIN * clocking.hz)
-    with zeros_left_out(), warnings.catch_warnings():
+    with zeros_left_out(), yosys_at_hand(), warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of board files that are older than Amaranth 0.5
         plan = platform.prepare(top, "top", emit_src=False, verbose=True)
     files = {name: text.decode() if isinstance(text, bytes) else text for name, text in plan.files.items()}

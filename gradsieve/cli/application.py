@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
 import typer
 from rich.markup import escape
 
 from gradsieve.cli.options import error_status, errors
+from gradsieve.cli.streams import take_closed, watched
 
 VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare", "build", "board", "deploy")
 """Each is a module of this package whose function `command` is the verb; it imports what is slow only when it runs."""
@@ -57,20 +57,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status: 0, 1 if the verb failed, 2 if it was called wrongly.
 
     `arguments` are those of the process by default; SIGTERM then ends it as Ctrl-C does, with all that it has started.
-    Errors that the user can act on end as one line on the standard error stream; anything else is a defect and keeps
-    its traceback.
+    Errors that the user can act on, and an output that takes no more, end as one line on the standard error stream;
+    anything else is a defect and keeps its traceback.
     """
     if arguments is None:
         signal.signal(signal.SIGTERM, _end)
+    if not take_closed():
+        _complain("standard output must be open, got a closed one")
+        return 1
+    with watched() as (output, errors_output):
+        try:
+            status = _run(arguments)
+        except OSError:
+            if not (output.failure or errors_output.failure):
+                raise
+            status = 1
+        failure, unsaid = output.close_down(), errors_output.close_down()
+        if failure is not None and not isinstance(failure, BrokenPipeError):  # as of `gradsieve ... | head`
+            _complain(f"standard output must take all that is printed, got {failure.strerror!r}")
+        return status or int(bool(failure or unsaid))
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):
+        errors().print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     try:
         result = application()(args=None if arguments is None else list(arguments), standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         errors().print("interrupted")
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `gradsieve ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         status = error_status(error)
         if status is None:
@@ -81,5 +100,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not message:  # the help was asked for by giving no verb, and has been shown
                 return status
             message = f"{message.removesuffix('.')} (gradsieve --help shows what there is)"
-        errors().print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
+        _complain(message)
         return status

@@ -88,7 +88,10 @@ def command(
         )
     found = read_study(study)
     out = Path("build/compare") / study.stem if output is None else output
-    finish(found, run(found, out, workers, scheduler), out, json)
+    from gradsieve.rtl_gen.files import claimed
+
+    with claimed(out, CommandError):
+        finish(found, run(found, out, workers, scheduler), out, json)
 
 
 def run(study: Study, out: Path, workers: int | None = None, scheduler: str | None = None) -> list[Outcome]:

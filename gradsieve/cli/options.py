@@ -33,8 +33,8 @@ BoardOption = Annotated[
 def _writable(path: Path | None) -> Path | None:
     """Refuse a file that could not be written, before any work."""
     if path is not None:
-        folder = path.parent
-        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        folder, device = path.parent, path.exists() and not path.is_file() and not path.is_dir()
+        if path.is_dir() or not folder.is_dir() or not os.access(path if device else folder, os.W_OK):
             raise typer.BadParameter(f"must be a file name in an existing, writable folder, got {path}")
     return path
 
@@ -59,13 +59,16 @@ def error_status(error: Exception) -> int | None:
     from gradsieve.fpga.errors import DeviceError
     from gradsieve.hw.config import ConfigError
     from gradsieve.rtl_gen.generate import GenerateError
+    from gradsieve.rtl_gen.netlist import NetlistError
     from gradsieve.rtl_gen.verilator import ToolError
     from gradsieve.training.errors import SettingsError, TrainingError
     from gradsieve.training.text import TextError
 
     if isinstance(error, UsageError | BoardError | ConfigError | SettingsError):
         return 2
-    if isinstance(error, CommandError | DeviceError | GenerateError | TextError | ToolError | TrainingError):
+    if isinstance(
+        error, CommandError | DeviceError | GenerateError | NetlistError | TextError | ToolError | TrainingError
+    ):
         return 1
     if isinstance(error, typer.TyperException):
         return error.exit_code

@@ -93,7 +93,11 @@ def command(
     if resume and not checkpoint.exists():
         raise UsageError(f"{checkpoint} is not there: leave --resume out to begin a training")
     if chosen.backend.kind == "simulated":
-        _build_simulator(chosen)
+        from gradsieve.rtl_gen.files import claimed
+        from gradsieve.training.errors import TrainingError
+
+        with claimed(output, TrainingError):  # at once, not when the simulator has been built
+            _build_simulator(chosen)
     from gradsieve.cli.progress import counted
 
     total = chosen.training.steps

@@ -136,5 +136,5 @@ def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> Non
     (tmp_path / "f").write_text("mine")
     with pytest.raises(GenerateError, match="is a file, not a directory"):
         generate(TINY, tmp_path / "f")
-    with pytest.raises(GenerateError, match=r"cannot be written \(Not a directory\)"):
+    with pytest.raises(GenerateError, match=r"f/below: cannot be made a directory \(Not a directory\)"):
         generate(TINY, tmp_path / "f" / "below")

@@ -186,7 +186,7 @@ def test_checkpoint_of_another_configuration_or_text_is_refused(tmp_path: Path) 
     chosen = settings({"text": {"file": text}})
     train(chosen, tmp_path / "of_text")
     text.write_text("abc dfe\n" * 400)
-    with pytest.raises(SettingsError, match=r"of another text than .*text\.txt"):
+    with pytest.raises(SettingsError, match=r"the text must be that of the checkpoint, got another: .*text\.txt"):
         train(chosen, tmp_path / "of_text", resume=True)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock
 
+from gradsieve.rtl_gen.files import CacheError, build_root
 from gradsieve.training.errors import SettingsError, TrainingError
 from gradsieve.training.history import Result
 from gradsieve.training.reports.report import read_result
@@ -73,8 +74,8 @@ class Outcome:
 
 
 def finished(task: Task, out: Path) -> Result | None:
-    """The result of the training if it is there, finished, and of the same settings; names and how often something is
-    recorded aside.
+    """The result of the training if it is there, finished, and of the same settings; names, where files are and how
+    often something is recorded aside.  A training on files of other content has another folder.
     """
     try:
         result = read_result(out / RUNS / task.folder / RESULT)
@@ -117,6 +118,8 @@ def run_study(
     due = [task for task in study.tasks if task.folder not in outcomes]
     if due:
         _make_folder(out / RUNS)
+        with suppress(CacheError):  # a relative GRADSIEVE_BUILD is one of this folder, not of the workers'
+            build_root()
         with _client(min(workers or _cores(), len(due)), scheduler) as client:
             _work(client, due, out, train, end)
     return [outcomes[task.folder] for task in study.tasks]

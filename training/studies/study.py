@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from gradsieve.hw.config import ConfigError, load
 from gradsieve.hw.validation import explain, quote, unknown
 from gradsieve.training.errors import SettingsError
 from gradsieve.training.settings import Settings, make, merge, read_toml
+from gradsieve.training.text import TextError, text_digest
 
 SECTIONS = tuple(name for name in Settings.model_fields if name != "name")
 PATHS = (("text", "file"), ("text", "valid"), ("backend", "config"))
@@ -71,6 +74,8 @@ class Task:
 
     run: str
     settings: Settings
+    content: tuple[str, str, str]
+    """Digests of text, validation text and engine config: empty where none is given."""
 
     @property
     def seed(self) -> int:
@@ -78,10 +83,15 @@ class Task:
         return self.settings.training.seed
 
     @property
+    def digest(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of settings and content: wherever the files are, the same."""
+        return hashlib.sha256(" ".join((self.settings.digest, *self.content)).encode()).hexdigest()[:16]
+
+    @property
     def folder(self) -> str:
-        """Name of the folder that it fills; other settings have another one."""
+        """Name of the folder that it fills; other settings, or files of other content, have another one."""
         slug = re.sub(r"[^a-z0-9]+", "-", self.run.lower()).strip("-")[:SLUG].rstrip("-")
-        return f"{slug or 'run'}-seed{self.seed}-{self.settings.digest[:8]}"
+        return f"{slug or 'run'}-seed{self.seed}-{self.digest[:8]}"
 
 
 @dataclass(frozen=True)
@@ -190,8 +200,21 @@ def _tasks(data: Mapping[str, Any], name: str, seeds: Sequence[int], folder: Pat
             data = merge(data, _nested(f"{section}.{key}", str(path)))
     # Without a seed first, so that an error speaks of the settings as they were written.
     make({**data, "name": name}, source)
-    seeded = (make(merge(data, {"name": name, "training": {"seed": seed}}), source) for seed in seeds)
-    return tuple(Task(name, settings) for settings in seeded)
+    seeded = [make(merge(data, {"name": name, "training": {"seed": seed}}), source) for seed in seeds]
+    content = _content(seeded[0], source)
+    return tuple(Task(name, settings, content) for settings in seeded)
+
+
+def _content(settings: Settings, source: str) -> tuple[str, str, str]:
+    text, engine = settings.text, settings.backend.config
+    try:
+        return (
+            text_digest(text.file),
+            "" if text.valid is None else text_digest(text.valid),
+            "" if engine is None else load(engine).digest,
+        )
+    except (ConfigError, TextError) as error:
+        raise SettingsError(f"{source}: {error}") from None
 
 
 def _check_baseline(baseline: str, names: Sequence[str], source: str) -> None:
@@ -204,11 +227,15 @@ def _check_texts(study: Study) -> None:
     """Losses on different texts say nothing of each other."""
     runs = {run.name: run for run in study.runs}
     for run in study.runs:
-        if run.tasks[0].settings.text != runs[run.baseline].tasks[0].settings.text:
+        if _text(run.tasks[0]) != _text(runs[run.baseline].tasks[0]):
             raise SettingsError(
                 f"{_place(study.source, run.name)}: its text is not that of its baseline {run.baseline!r}: "
                 "a run is compared with a baseline on the same text"
             )
+
+
+def _text(task: Task) -> tuple[Any, ...]:
+    return task.settings.decisive["text"], *task.content[:2]
 
 
 def _flattened(table: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

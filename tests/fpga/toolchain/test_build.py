@@ -128,7 +128,7 @@ def test_no_seed_that_can_be_routed_is_an_error(folder: Path, report: BuildRepor
 
 def test_output_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BuildError, match="file/out: cannot be written"):
+    with pytest.raises(BuildError, match="file/out: cannot be made a directory"):
         build(ULX3S, preset("tiny"), clock_mhz=CLOCK, output=tmp_path / "file" / "out")
 
 

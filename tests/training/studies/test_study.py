@@ -83,7 +83,7 @@ def test_the_first_run_is_the_baseline_and_the_seed_1_unless_it_says_otherwise()
 def test_folders_name_run_seed_and_settings() -> None:
     name = "Row – sieve, 20 %! " + "x" * 300
     (task,) = study(dense(name=name, seeds=[7])).tasks
-    assert task.folder == f"row-sieve-20-{'x' * 47}-seed7-{task.settings.digest[:8]}"
+    assert task.folder == f"row-sieve-20-{'x' * 47}-seed7-{task.digest[:8]}"
     (other,) = study(dense(name=name, seeds=[7], model={"hidden": 3})).tasks
     assert other.folder != task.folder
     assert study(dense(name="–")).tasks[0].folder.startswith("run-seed1-")

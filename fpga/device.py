@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass
 from types import TracebackType
@@ -39,6 +40,8 @@ class Device:
 
     def __init__(self, config: EngineConfig, transport: Transport) -> None:
         self.config, self.transport = config, transport
+        self.lock = threading.RLock()
+        """Held by `backward`, and by whoever needs several calls to belong together: threads may share a device."""
         self._sizes: tuple[int, int, int, int] | None = None
         identity = self.read("ID")
         if identity != IDENTITY:
@@ -208,10 +211,11 @@ class Device:
         """`golden.backward` on the engine: the same arguments, the same checks, the same result to the last bit."""
         sieve, masks = sieve or Sieve(), masks or Masks()
         check_inputs(self.config, weights, tape, sieve, masks)
-        packets = self.set_sizes(*tape.sizes)
-        self.load_weights(packets, weights)
-        run = self.run(packets, tape, sieve, masks)
-        gradients = self.read_gradients(packets)
+        with self.lock:
+            packets = self.set_sizes(*tape.sizes)
+            self.load_weights(packets, weights)
+            run = self.run(packets, tape, sieve, masks)
+            gradients = self.read_gradients(packets)
         fields = {**vars(run), "dw_ih": gradients.w_ih, "dw_hh": gradients.w_hh, "db": gradients.b}
         return Gradients(**fields)
 

@@ -2,72 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
 
-from gradsieve.fpga.device import Device
 from gradsieve.golden.backward import backward as golden_backward
 from gradsieve.golden.quantize import dequantize, quantize_tape, quantize_weights
 from gradsieve.golden.types import Gradients, Masks, Sieve, SieveMode, Tape, Weights
 from gradsieve.hw.config import ConfigError, EngineConfig
-from gradsieve.training.float_backward import FloatBackward, LayerGradients, Upstream, Workspace
+from gradsieve.training.float_backward import FloatBackward, LayerGradients, Upstream, Workspace, Workspaces
 from gradsieve.training.forward import LayerTape
-from gradsieve.training.loss_scale import LossScale
-from gradsieve.training.methods.sieves import GradientSieve, Threshold
+from gradsieve.training.layer_state import LayerState
+from gradsieve.training.methods.sieves import GradientSieve
 from gradsieve.training.methods.structured_dropout import ColumnMasks
 from gradsieve.training.statistics import PassStatistics
 
-GOLDEN_RATIO = 0x9E3779B9
-"""Seeds differ from layer to layer by multiples of it: far apart, and never the zero that xorshift32 cannot leave."""
-
-
-@dataclass
-class LayerState:
-    """What a layer and direction keeps from pass to pass: the threshold, the random words, the loss scale."""
-
-    layer: str
-    number: int
-    seed: int = 1
-    threshold: Threshold = field(default_factory=Threshold)
-    loss_scale: LossScale = field(default_factory=LossScale)
-    random: int = 0
-    generator: torch.Generator = field(default_factory=torch.Generator)
-    share: float | None = None
-    """Share of rows that the last sieved pass kept."""
-    rested: int = 0
-    """Passes since then that were dense because sieving gained nothing."""
-
-    def __post_init__(self) -> None:
-        self.reseed(self.seed)
-
-    def reseed(self, seed: int) -> None:
-        """Begin the random words anew."""
-        self.seed = seed
-        self.generator.manual_seed((seed << 16) + self.number)
-        self.random = (seed + (self.number + 1) * GOLDEN_RATIO) % (1 << 32) or 1
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
-            "seed": self.seed,
-            "threshold": self.threshold.state_dict(),
-            "loss_scale": self.loss_scale.state_dict(),
-            "random": self.random,
-            "generator": self.generator.get_state(),
-            "share": self.share,
-            "rested": self.rested,
-        }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """From a checkpoint."""
-        self.seed, self.random = state["seed"], state["random"]
-        self.threshold.load_state_dict(state["threshold"])
-        self.loss_scale.load_state_dict(state["loss_scale"])
-        self.generator.set_state(state["generator"])
-        self.share, self.rested = state["share"], state["rested"]
+if TYPE_CHECKING:
+    from gradsieve.fpga.device import Device
 
 
 @dataclass(frozen=True)
@@ -164,45 +117,56 @@ def sieving_pays(share: float, H: int, B: int) -> bool:
 class FloatBackend:
     """The fast path, on any device of PyTorch: GEMMs over the surviving rows or columns only.
 
-    `lanes`: lanes of a batch tile.  None, the whole batch, is what a CPU or GPU gains most from: where so many rows
-    stay that sieving gains no time, the pass is PyTorch's own dense one.  A number, as an engine's C, studies the
-    engine's narrow tiles, which keep more sparsity: the sieve always applies, and the GEMMs of a step run over every
-    row that any tile keeps.  `columns`: R, for the accounting.
+    `lanes`: lanes of a batch tile.  None, the whole batch, is what a CPU or GPU gains most from.  A number, as an
+    engine's C, studies the engine's narrow tiles, which keep more sparsity: the GEMMs of a step run over every row that
+    any tile keeps.  `columns`: R, for the accounting.  Passes with a sieve always sieve, but with
+    `dense_where_faster`: then those in which sieving would save no time (`sieving_pays`) are PyTorch's own dense ones,
+    of which one warning tells, and which the statistics count (`PassStatistics.left_dense`).  Raises ValueError for
+    sizes below 1, and for `dense_where_faster` with `lanes`.  One backend may serve many modules and threads.
     """
 
     name = "float"
 
-    def __init__(self, lanes: int | None = None, columns: int = 16) -> None:
+    def __init__(self, lanes: int | None = None, columns: int = 16, *, dense_where_faster: bool = False) -> None:
         if lanes is not None and lanes < 1:
             raise ValueError(f"lanes must be at least 1, or None for the whole batch; got {lanes!r}")
         if columns < 1:
             raise ValueError(f"columns must be at least 1, got {columns!r}")
-        self.lanes, self.columns = lanes, columns
-        self._workspace = Workspace()
+        if dense_where_faster and lanes is not None:
+            raise ValueError(f"lanes must be None with dense_where_faster, got {lanes!r}")
+        self.lanes, self.columns, self.dense_where_faster = lanes, columns, dense_where_faster
+        self._workspaces = Workspaces()
+
+    def __repr__(self) -> str:
+        faster = ", dense_where_faster=True" if self.dense_where_faster else ""
+        return f"FloatBackend(lanes={self.lanes}, columns={self.columns}{faster})"
 
     def passes_over(self, sieve: GradientSieve, state: LayerState, H: int, B: int) -> bool:
         """See `Backend`."""
         if sieve.dense:
             return True
-        if self.lanes is not None:
+        if not self.dense_where_faster:
             return False
-        # Of the rows, the element sieve keeps more than its target of the elements: only trying tells how many.
-        known = sieve.target if not sieve.of_elements else None
-        share = known if known is not None else state.share
-        if share is None or sieving_pays(share, H, B):
-            return False
-        if known is None and state.rested >= PROBE:
-            state.rested = 0
-            return False
-        state.rested += 1
-        return True
+        with state.lock:
+            # Of the rows, the element sieve keeps more than its target of the elements: only trying tells how many.
+            known = sieve.target if not sieve.of_elements else None
+            share = known if known is not None else state.share
+            if share is None or sieving_pays(share, H, B):
+                return False
+            if known is None and state.rested >= PROBE:
+                state.rested = 0
+                return False
+            state.rested += 1
+            return True
 
     def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
         """See `Backend`."""
         H, I, B, T = run.tape.sizes
         lanes = min(self.lanes or B, B)
-        mode, tau = _mode_and_tau(run, lanes, self._workspace)
-        gradients, kept = _float_pass(run, mode, tau or 0.0, lanes, self._workspace).run()
+        with self._workspaces.borrowed() as workspace:
+            with run.state.lock:
+                mode, tau = _mode_and_tau(run, lanes, workspace)
+            gradients, kept = _float_pass(run, mode, tau or 0.0, lanes, workspace).run()
         statistics = PassStatistics(
             layer=run.state.layer, H=H, I=I, B=B, T=T,
             lanes=self.lanes or B,
@@ -213,9 +177,10 @@ class FloatBackend:
             block=run.block if run.block_columns == self.columns else None,
             column=_column_tiles(run, self.columns),
         )  # fmt: skip
-        if mode != SieveMode.DENSE:
-            run.state.share = statistics.kept_rows / statistics.all_rows
-        _steer(run, statistics)
+        with run.state.lock:
+            if mode != SieveMode.DENSE:
+                run.state.share = statistics.kept_rows / statistics.all_rows
+            _steer(run, statistics)
         return gradients, statistics
 
 
@@ -233,10 +198,16 @@ class GoldenBackend:
         self.config = config
         self.lanes: int | None = config.C if config is not None else lanes
         self.columns = config.R if config is not None else columns
-        self._workspace = Workspace()
+        self._workspaces = Workspaces()
+
+    def __repr__(self) -> str:
+        engine = (
+            f"lanes={self.lanes}, columns={self.columns}" if self.config is None else f"config={self.config.name!r}"
+        )
+        return f"GoldenBackend({engine})"
 
     def passes_over(self, sieve: GradientSieve, state: LayerState, H: int, B: int) -> bool:
-        """Never: even a dense pass runs on the engine."""
+        """Never: even a dense pass is an integer one."""
         return False
 
     def config_for(self, H: int, I: int, B: int, T: int) -> EngineConfig:
@@ -254,7 +225,11 @@ class GoldenBackend:
         return golden_backward(config, weights, tape, sieve, masks), None
 
     def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
-        """See `Backend`."""
+        """See `Backend`.  Passes of one layer go one after the other: each begins with the random word of the last."""
+        with run.state.lock, self._workspaces.borrowed() as workspace:
+            return self._backward(run, workspace)
+
+    def _backward(self, run: BackwardPass, workspace: Workspace) -> tuple[LayerGradients, PassStatistics]:
         H, I, B, T = run.tape.sizes
         config = self.config_for(H, I, B, T)
         if run.block is not None and run.block_columns != config.R:
@@ -276,7 +251,7 @@ class GoldenBackend:
         tape, quantized = quantize_tape(config, _float_tape(run), scale)
         h_scale = run.columns.h_scale if run.columns is not None else 1.0
         weights, more = quantize_weights(config, run.w_ih, run.w_hh * h_scale)
-        mode, tau = _mode_and_tau(run, config.C, self._workspace)
+        mode, tau = _mode_and_tau(run, config.C, workspace)
         register = 0 if tau is None else _register(tau, scale * form.scale, form.width)
         masks = Masks(block=run.block, column=_column_tiles(run, config.R))
         integers, cycles = self.run(config, weights, tape, Sieve(mode=mode, tau=register, random=state.random), masks)
@@ -326,8 +301,21 @@ class DeviceBackend(GoldenBackend):
         self, config: EngineConfig, weights: Weights, tape: Tape, sieve: Sieve, masks: Masks
     ) -> tuple[Gradients, int | None]:
         """The backward pass on the device, with what its counter CYCLES says."""
-        gradients = self.device.backward(weights, tape, sieve, masks)
-        return gradients, self.device.counters()["CYCLES"]
+        with self.device.lock:  # layers and threads may share the device
+            gradients = self.device.backward(weights, tape, sieve, masks)
+            return gradients, self.device.counters()["CYCLES"]
+
+    def __repr__(self) -> str:
+        return f"DeviceBackend({self.device.config.name!r})"
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DeviceBackend:
+        return self  # there is but one device
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a module with a DeviceBackend cannot be saved whole, as a device cannot: save its state_dict and "
+            "sieve_state_dict, or set another backend first"
+        )
 
 
 def fitting_config(H: int, I: int, B: int, T: int, lanes: int = 4, columns: int = 16, **more: Any) -> EngineConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,11 +62,30 @@ class Workspace:
             buffer = self._buffers[name] = like.new_empty(size)
         return buffer[:size].view(shape)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
-        return Workspace()
 
-    def __reduce__(self) -> tuple[type[Workspace], tuple[()]]:
-        return Workspace, ()
+class Workspaces:
+    """Workspaces that wait for a pass: each has its own while it runs, as passes may run in several threads at once."""
+
+    def __init__(self) -> None:
+        self._idle: list[Workspace] = []
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Workspace]:
+        """A workspace that nobody else uses in this block: the last one that was given back, or a new one."""
+        try:
+            workspace = self._idle.pop()
+        except IndexError:
+            workspace = Workspace()
+        try:
+            yield workspace
+        finally:
+            self._idle.append(workspace)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workspaces:
+        return Workspaces()
+
+    def __reduce__(self) -> tuple[type[Workspaces], tuple[()]]:
+        return Workspaces, ()
 
 
 @dataclass

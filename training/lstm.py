@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import deque
+import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,19 +11,20 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import PackedSequence
 
-from gradsieve.training.backends import Backend, BackwardPass, FloatBackend, LayerState
-from gradsieve.training.float_backward import Upstream
-from gradsieve.training.forward import LayerTape, forward
+from gradsieve.training.autograd import Pass, Plan, refuse_transforms
+from gradsieve.training.backends import Backend, FloatBackend
+from gradsieve.training.layer_state import LayerState
 from gradsieve.training.methods.masks import WeightMasks
 from gradsieve.training.methods.sieves import DenseSieve, GradientSieve
-from gradsieve.training.methods.structured_dropout import ColumnMasks, StructuredDropout
+from gradsieve.training.methods.structured_dropout import StructuredDropout
 from gradsieve.training.packing import Segments, reversal
-from gradsieve.training.statistics import PassStatistics
+from gradsieve.training.saving import from_plain, to_plain
+from gradsieve.training.statistics import PassStatistics, StatisticsQueue
 
 State = tuple[Tensor, Tensor]
 
-KEPT_STATISTICS = 1024
-"""Passes whose statistics wait to be taken; older ones are dropped, for users who never ask."""
+_SETTINGS = ("_sieve", "backend", "column_dropout", "weight_masks")
+"""Attributes that are saved as plain values."""
 
 
 class SievedLSTM(nn.LSTM):
@@ -42,23 +42,35 @@ class SievedLSTM(nn.LSTM):
 
     Without any of them, passes are PyTorch's own.  A layer's backward pass is one run of the backend; a PackedSequence
     takes one for every stretch of steps with the same batch, whose gradients add up.  `take_statistics` tells what the
-    passes did.  Gradients of gradients do not exist.  Raises what `torch.nn.LSTM` raises, and ValueError for
-    `proj_size`.
+    passes did.  Structured dropout draws from PyTorch's own random numbers, as `dropout` does; the stochastic sieve, in
+    the backward pass, from ones of its own, which begin with `seed`.  Under autocast, results have the dtype of
+    `torch.nn.LSTM`'s, and the pass that of the parameters.  Gradients of gradients, torch.func, batched and per-sample
+    gradients, and TorchScript are refused by RuntimeError; `to_lstm` leads back to `torch.nn.LSTM`.  Raises what
+    `torch.nn.LSTM` raises, and ValueError for `proj_size`.
     """
 
     def __init__(
         self,
-        *arguments: Any,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
         sieve: GradientSieve | None = None,
         backend: Backend | None = None,
         column_dropout: StructuredDropout | None = None,
         seed: int = 1,
-        **more: Any,
     ) -> None:
-        if more.get("proj_size", 0) or (len(arguments) > 7 and arguments[7]):
-            given = more.get("proj_size") or arguments[7]
-            raise ValueError(f"proj_size must be 0 (the engine has no projection), got {given!r}")
-        super().__init__(*arguments, **more)
+        if proj_size:
+            raise ValueError(f"proj_size must be 0 (the engine has no projection), got {proj_size!r}")
+        sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
+        super().__init__(*sizes, device=device, dtype=dtype)
         self.sieve = sieve
         self.backend: Backend = backend if backend is not None else FloatBackend()
         self.column_dropout = column_dropout
@@ -67,7 +79,8 @@ class SievedLSTM(nn.LSTM):
         directions = ("", "_reverse") if self.bidirectional else ("",)
         self.layers = tuple(f"l{n}{d}" for n in range(self.num_layers) for d in directions)
         self.states = [LayerState(layer, number, seed) for number, layer in enumerate(self.layers)]
-        self._statistics: deque[PassStatistics] = deque(maxlen=KEPT_STATISTICS)
+        self._statistics = StatisticsQueue()
+        self._warned = False
 
     @property
     def sieve(self) -> GradientSieve:
@@ -84,9 +97,7 @@ class SievedLSTM(nn.LSTM):
 
     def take_statistics(self) -> list[PassStatistics]:
         """The statistics of every backward pass since the last call, in the order of their ends."""
-        taken = list(self._statistics)
-        self._statistics.clear()
-        return taken
+        return self._statistics.take()
 
     def sieve_state_dict(self) -> dict[str, Any]:
         """Thresholds, random words and loss scales: what a checkpoint needs beside `state_dict`."""
@@ -99,6 +110,42 @@ class SievedLSTM(nn.LSTM):
         for state in self.states:
             state.load_state_dict(saved[state.layer])
 
+    # copies, files, and what shows
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Of plain values and tensors, without the statistics: `torch.load` needs to be allowed this class only."""
+        state: dict[str, Any] = super().__getstate__()
+        for name in ("states", "_statistics", "_warned"):
+            state.pop(name)
+        for name in _SETTINGS:
+            state[name] = to_plain(state[name])
+        return state | {"sieve_state": self.sieve_state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        saved = state["sieve_state"]
+        rest = {name: value for name, value in state.items() if name != "sieve_state"}
+        super().__setstate__(rest | {name: from_plain(state[name]) for name in _SETTINGS})
+        self.states = [LayerState(layer, number) for number, layer in enumerate(self.layers)]
+        self.load_sieve_state_dict(saved)
+        self._statistics, self._warned = StatisticsQueue(), False
+
+    def __prepare_scriptable__(self) -> Any:
+        """Called by `torch.jit.script`.  Raises RuntimeError."""
+        raise RuntimeError("SievedLSTM cannot be compiled by torch.jit.script: give it the module's to_lstm()")
+
+    def extra_repr(self) -> str:
+        """As `torch.nn.LSTM`'s, with the sieve, the backend and the dropout."""
+        parts = [super().extra_repr(), f"sieve={self.sieve!r}", f"backend={self.backend!r}"]
+        if self.column_dropout is not None:
+            parts.append(f"column_dropout={self.column_dropout!r}")
+        return ", ".join(parts)
+
+    def to_lstm(self) -> nn.LSTM:
+        """A `torch.nn.LSTM` with copies of the weights (see `gradsieve.training.deployment`)."""
+        from gradsieve.training.deployment import to_lstm
+
+        return to_lstm(self)
+
     # forward
 
     def _plain(self, batch: int) -> bool:
@@ -109,8 +156,10 @@ class SievedLSTM(nn.LSTM):
             return False
         if self.column_dropout is not None and self.training:
             return False
-        if not torch.is_grad_enabled():
-            return True
+        if not torch.is_grad_enabled() and not (self.training and self.dropout):
+            return (
+                True  # with dropout, a second forward pass with gradients must draw as this one does: cuDNN would not
+            )
         over = [self.backend.passes_over(self.sieve, state, self.hidden_size, batch) for state in self.states]
         return all(over)
 
@@ -122,10 +171,17 @@ class SievedLSTM(nn.LSTM):
             return output, state
         parameter = next(self.parameters())
         device, dtype = parameter.device.type, parameter.dtype
+        refuse_transforms(self.parameters())
         if not torch.is_autocast_enabled(device):
             return self._own(input, hx)
         with torch.autocast(device, enabled=False):  # the tape is written in place, in one dtype
-            return self._own(input.to(dtype), hx if hx is None else (hx[0].to(dtype), hx[1].to(dtype)))
+            output, state = self._own(input.to(dtype), hx if hx is None else (hx[0].to(dtype), hx[1].to(dtype)))
+        if dtype == torch.float64:  # which autocast leaves alone
+            return output, state
+        low = torch.get_autocast_dtype(device)
+        if isinstance(input, PackedSequence):  # autocast knows only the GEMMs of PyTorch's pass over it
+            low = torch.promote_types(low, input.data.dtype)
+        return output.to(low), (state[0].to(low), state[1].to(low))
 
     def _own(self, input: Any, hx: State | None) -> tuple[Any, State]:
         """By passes of ours."""
@@ -226,7 +282,7 @@ class SievedLSTM(nn.LSTM):
             ended_c.append(c[s.batch :])
             x = data[s.begin : s.end].view(s.last - s.first, s.batch, -1)
             part = plan.of(s.first, s.last)
-            y, h, c = _Pass.apply(x, h[: s.batch], c[: s.batch], w_ih, w_hh, b_ih, b_hh, part)
+            y, h, c = Pass.apply(x, h[: s.batch], c[: s.batch], w_ih, w_hh, b_ih, b_hh, part)
             ys.append(y.flatten(0, 1))
         y = ys[0] if len(ys) == 1 else torch.cat(ys)
         h, c = (v if len(ys) == 1 else torch.cat([v, *reversed(e)]) for v, e in ((h, ended_h), (c, ended_c)))
@@ -258,16 +314,17 @@ class SievedLSTM(nn.LSTM):
             return w_ih, w_hh, None, None
         return w_ih, w_hh, getattr(self, f"bias_ih_{layer}"), getattr(self, f"bias_hh_{layer}")
 
-    def _plan(self, n: int, segments: Segments, I: int, H: int) -> _Plan:
+    def _plan(self, n: int, segments: Segments, I: int, H: int) -> Plan:
         state = self.states[n]
         columns = None
         dropout = self.column_dropout
         if dropout is not None and self.training and (dropout.input or dropout.hidden):
-            columns = dropout.draw(segments.steps, I, H, state.generator)
+            # by PyTorch's own random numbers: activation checkpointing winds these back for its second forward pass
+            columns = dropout.draw(segments.steps, I, H)
         masks = self.weight_masks
-        if masks is None:
-            return _Plan(self, state, self.sieve, None, None, columns)
-        return _Plan(self, state, self.sieve, masks.blocks(self.layers[n], 4 * H, (I, H)), masks.columns, columns)
+        block = None if masks is None else masks.blocks(self.layers[n], 4 * H, (I, H))
+        block_columns = None if masks is None else masks.columns
+        return Plan(self.backend, self._statistics, state, self.sieve, block, block_columns, columns)
 
     # the passes that are PyTorch's own
 
@@ -281,6 +338,7 @@ class SievedLSTM(nn.LSTM):
         else:
             batch, steps = (1, len(data)) if data.dim() == 2 else data.shape[:2][:: 1 if self.batch_first else -1]
             segments = Segments.of([batch] * steps)
+        left_dense = not self.sieve.dense
         lanes, columns = self.backend.lanes, self.backend.columns
         directions = 2 if self.bidirectional else 1
 
@@ -289,7 +347,7 @@ class SievedLSTM(nn.LSTM):
                 I = self.input_size if n < directions else directions * self.hidden_size
                 for s in segments:
                     B, T = s.batch, s.last - s.first
-                    self._statistics.append(
+                    self._statistics.add(
                         PassStatistics(
                             layer=layer,
                             H=self.hidden_size,
@@ -301,74 +359,16 @@ class SievedLSTM(nn.LSTM):
                             rows=None,
                             elements=4 * self.hidden_size * B * T,
                             tau=None,
+                            left_dense=left_dense,
                         )
                     )
+            if left_dense and not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{len(self.layers) * len(segments.parts)} of {self._statistics.passes} backward passes so far "
+                    "were PyTorch's own dense ones: dense_where_faster is set, and sieving would save no time there; "
+                    "take_statistics() counts them on as left_dense",
+                    stacklevel=2,
+                )
 
         register_multi_grad_hook((data, *state), count, mode="any")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """How the backward pass of a layer shall run."""
-
-    module: SievedLSTM
-    state: LayerState
-    sieve: GradientSieve
-    block: Tensor | None
-    block_columns: int | None
-    columns: ColumnMasks | None
-
-    def of(self, begin: int, end: int) -> _Plan:
-        """The plan of some of the steps."""
-        if self.columns is None:
-            return self
-        return replace(self, columns=self.columns.steps(begin, end))
-
-
-class _Pass(torch.autograd.Function):
-    """One layer over steps of the same batch, time first."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        x, h0, c0, w_ih, w_hh, b_ih, b_hh, plan = arguments
-        tape = forward(x, h0, c0, w_ih, w_hh, b_ih if b_hh is None else b_ih + b_hh, plan.columns)
-        ctx.plan = plan
-        ctx.save_for_backward(tape.x, tape.hs, tape.cs, tape.gates, tape.tanh_c, w_ih, w_hh)
-        # Copies: the user may do what he likes with them, the tape must stay.
-        return tape.hs[1:].clone(), tape.hs[-1].clone(), tape.cs[-1].clone()
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
-        *most, db = _Gradients.apply(ctx.plan, ctx.needs_input_grad[0], *upstream, *ctx.saved_tensors)
-        return (*most, *(db if needed else None for needed in ctx.needs_input_grad[5:7]), None)
-
-
-class _Gradients(torch.autograd.Function):
-    """The backward pass.  Itself a function, so that gradients of gradients are refused instead of left out."""
-
-    @staticmethod
-    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
-        plan, need_dx, dy, dh, dc, *tape, w_ih, w_hh = arguments
-        run = BackwardPass(
-            tape=LayerTape(*tape),
-            upstream=Upstream(*(g.contiguous() for g in (dy, dh, dc))),
-            w_ih=w_ih,
-            w_hh=w_hh,
-            sieve=plan.sieve,
-            state=plan.state,
-            block=plan.block,
-            block_columns=plan.block_columns,
-            columns=plan.columns,
-            need_dx=need_dx,
-        )
-        with torch.autocast(dy.device.type, enabled=False):
-            gradients, statistics = plan.module.backend.backward(run)
-        plan.module._statistics.append(statistics)
-        dx = gradients.dx
-        if dx is not None and plan.columns is not None:
-            dx = dx * plan.columns.x_scale
-        return dx, gradients.dh0, gradients.dc0, gradients.dw_ih, gradients.dw_hh, gradients.db
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
-        raise RuntimeError("SievedLSTM does not support gradients of gradients")

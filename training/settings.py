@@ -155,6 +155,8 @@ class BackendSettings(_Section):
     """Lanes of a batch tile, C; 0: the whole batch (float backend only)."""
     columns: int = Field(default=16, ge=1)
     """Columns of a tile, R."""
+    dense_where_faster: bool = False
+    """Leave passes to PyTorch's dense one where sieving would save no time (float backend, lanes = 0)."""
     preset: str | None = None
     """Engine of `golden` and `simulated`; by default one that fits the model, with these lanes and columns."""
     config: Path | None = None
@@ -172,6 +174,11 @@ class BackendSettings(_Section):
             raise ValueError(f"backend.kind must be golden or simulated with {given[0]}, got 'float'")
         if self.lanes == 0 and self.kind != "float":
             raise ValueError(f"backend.lanes must be at least 1 with backend.kind {self.kind!r}, got 0")
+        if self.dense_where_faster and (self.kind != "float" or self.lanes != 0):
+            raise ValueError(
+                f"backend.kind must be 'float' and backend.lanes 0 with backend.dense_where_faster, "
+                f"got {self.kind!r} and {self.lanes}"
+            )
         return self
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -37,10 +39,17 @@ class PassStatistics:
     tau: float | None
     block: Tensor | None = None
     column: Tensor | None = None
+    left_dense: bool = False
+    """Whether a sieve was set, and the pass left to PyTorch's dense one, as that is faster (`dense_where_faster`)."""
     scale: float | None = None
     saturations: Saturations | None = None
     quantized: dict[str, int] | None = None
     cycles: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its tensors."""
+        return sum(t.numel() * t.element_size() for t in (self.rows, self.block, self.column) if t is not None)
 
     @property
     def all_rows(self) -> int:
@@ -105,3 +114,38 @@ class PassStatistics:
         return (
             self.cycles if self.cycles is not None else run_cycles(config, self.H, self.I, self.B, self.T, self.counts)
         )
+
+
+KEPT_PASSES, KEPT_BYTES = 1024, 16 << 20
+"""Passes, and bytes of their tensors, that wait to be taken."""
+
+
+class StatisticsQueue:
+    """The statistics of the last passes, until somebody takes them: for users who never ask, the oldest are dropped.
+
+    Holds KEPT_PASSES and KEPT_BYTES at most, but always the last pass.  Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[PassStatistics] = deque()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self.passes = 0
+        """All passes ever added."""
+
+    def add(self, statistics: PassStatistics) -> None:
+        """Append the statistics of a pass."""
+        with self._lock:
+            self._waiting.append(statistics)
+            self._bytes += statistics.nbytes
+            self.passes += 1
+            while len(self._waiting) > 1 and (len(self._waiting) > KEPT_PASSES or self._bytes > KEPT_BYTES):
+                self._bytes -= self._waiting.popleft().nbytes
+
+    def take(self) -> list[PassStatistics]:
+        """All of them, the oldest first; none is left."""
+        with self._lock:
+            taken = list(self._waiting)
+            self._waiting.clear()
+            self._bytes = 0
+        return taken

@@ -105,7 +105,7 @@ class Trainer:
     def _backend(self) -> Backend:
         e = self.settings.backend
         if e.kind == "float":
-            return FloatBackend(e.lanes or None, e.columns)
+            return FloatBackend(e.lanes or None, e.columns, dense_where_faster=e.dense_where_faster)
         if e.kind == "golden":
             return GoldenBackend(self.config)
         from gradsieve.fpga.device import simulated

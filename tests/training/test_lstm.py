@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import itertools
-import pickle
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,17 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from gradsieve.training.backends import BackwardPass, FloatBackend
-from gradsieve.training.float_backward import LayerGradients
 from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.masks import WeightMasks
-from gradsieve.training.methods.sieves import RowSieve
-from gradsieve.training.statistics import PassStatistics
+from tests.training.pairs import PATHS, H, I, pair
 
-I, H = 3, 4
-COARSE: dict[str, Any] = {"rtol": 0.1, "atol": 0.05}
-"""What bfloat16 leaves of a comparison."""
-PATHS = ("plain", "sieved", "dense")
 LAYOUTS: list[dict[str, Any]] = [
     {"num_layers": n, "bidirectional": two, "batch_first": first, "bias": bias}
     for n, two, first, bias in itertools.product((1, 2), (False, True), (False, True), (False, True))
@@ -35,30 +24,6 @@ LAYOUTS: list[dict[str, Any]] = [
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
-
-
-class CountingBackend(FloatBackend):
-    """Tells how many backward passes were ours."""
-
-    calls = 0
-
-    def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
-        self.calls += 1
-        return super().backward(run)
-
-
-def pair(path: str, *, double: bool = True, **layout: Any) -> tuple[nn.LSTM, SievedLSTM]:
-    """The same weights in both; `path`: whose passes the second one takes."""
-    theirs = nn.LSTM(I, H, **layout)
-    ours = SievedLSTM(I, H, **layout)
-    ours.load_state_dict(theirs.state_dict(), strict=True)
-    if path == "sieved":  # a tau of 0 keeps every row that is not zero; a number of lanes leaves no way round it
-        ours.sieve, ours.backend = RowSieve(tau=0.0), CountingBackend(lanes=2)
-    else:
-        ours.backend = CountingBackend()
-        if path == "dense":
-            ours.weight_masks = WeightMasks(4, {})
-    return (theirs.double(), ours.double()) if double else (theirs, ours)
 
 
 def leaves(module: nn.LSTM, batch: int | None, hx: bool) -> tuple[Tensor, Tensor] | None:
@@ -297,7 +262,6 @@ def test_weights_load_both_ways() -> None:
         torch.testing.assert_close(theirs(x), ours(x), rtol=0, atol=0)
     with pytest.raises(RuntimeError, match="Missing key"):
         SievedLSTM(I, H, num_layers=2).load_state_dict(nn.LSTM(I, H).state_dict())
-    assert str(SievedLSTM(I, H, 2, bidirectional=True)).endswith("LSTM(3, 4, num_layers=2, bidirectional=True)")
 
 
 def test_the_same_seed_initialises_the_same_weights() -> None:
@@ -383,43 +347,3 @@ def test_an_empty_batch(path: str) -> None:
     x = torch.randn(4, 0, I, dtype=torch.float64, requires_grad=True)
     assert_equal_passes(theirs, ours, x, None, [x])
     assert ours.take_statistics() == []
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_copies_pickles_and_moves(path: str) -> None:
-    theirs, ours = pair(path, double=False, num_layers=2)
-    buffer = io.BytesIO()
-    torch.save(ours, buffer)
-    buffer.seek(0)
-    x = torch.randn(4, 3, I)
-    for other in (
-        copy.deepcopy(ours),
-        pickle.loads(pickle.dumps(ours)),
-        torch.load(buffer, weights_only=False),
-    ):
-        torch.testing.assert_close(other(x), ours(x), rtol=0, atol=0)
-        other(x)[0].sum().backward()
-        assert all(p.grad is not None for p in other.parameters()) and other.weight_ih_l0 is not ours.weight_ih_l0
-        assert len(other.take_statistics()) == 2 and ours.take_statistics() == []
-        with torch.no_grad():
-            next(other.parameters()).zero_()
-    for dtype in (torch.float64, torch.bfloat16):
-        theirs.to(dtype), ours.to(dtype)
-        y, state = ours(x.to(dtype))
-        assert y.dtype == state[0].dtype == state[1].dtype == dtype
-        torch.testing.assert_close(y, theirs(x.to(dtype))[0], **(COARSE if dtype == torch.bfloat16 else {}))
-        y.sum().backward()
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_autocast(path: str) -> None:
-    """Under autocast the passes run, and gradients come in the dtypes of the parameters."""
-    _, ours = pair(path, double=False, num_layers=2)
-    x = torch.randn(4, 3, I, requires_grad=True)
-    plain = torch.autograd.grad(ours(x)[0].float().pow(2).sum(), [x, *ours.parameters()])
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, _ = ours(x)
-        half = ours(x.bfloat16())[0]
-        found = torch.autograd.grad(y.float().pow(2).sum(), [x, *ours.parameters()])
-    torch.testing.assert_close(half.float(), y.float(), **COARSE)
-    torch.testing.assert_close(found, plain, **COARSE)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from gradsieve.training.backends import PROBE, FloatBackend, LayerState, sieving_pays
-from gradsieve.training.lstm import KEPT_STATISTICS, SievedLSTM
+from gradsieve.training.backends import PROBE, Backend, FloatBackend, GoldenBackend, sieving_pays
+from gradsieve.training.layer_state import LayerState
+from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
 from gradsieve.training.methods.sieves import (
     DenseSieve,
@@ -22,7 +25,7 @@ from gradsieve.training.methods.sieves import (
     StochasticSieve,
 )
 from gradsieve.training.methods.structured_dropout import StructuredDropout
-from gradsieve.training.statistics import PassStatistics
+from gradsieve.training.statistics import KEPT_BYTES, KEPT_PASSES, PassStatistics, StatisticsQueue
 
 
 def statistics(
@@ -168,9 +171,9 @@ def test_plain_passes_count_once_a_backward_pass_whatever_is_used() -> None:
         lstm(x)
     lstm(x)
     assert lstm.take_statistics() == []
-    for _ in range(KEPT_STATISTICS + 5):
+    for _ in range(KEPT_PASSES + 5):
         lstm(x[:1])[0].sum().backward()
-    assert len(lstm.take_statistics()) == KEPT_STATISTICS  # the oldest are gone
+    assert len(lstm.take_statistics()) == KEPT_PASSES  # the oldest are gone
 
 
 # when the float backend passes over
@@ -180,7 +183,7 @@ H, B = 512, 64
 
 
 def over(sieve: GradientSieve, state: LayerState, lanes: int | None = None, h: int = H, b: int = B) -> bool:
-    return FloatBackend(lanes=lanes).passes_over(sieve, state, h, b)
+    return FloatBackend(lanes=lanes, dense_where_faster=lanes is None).passes_over(sieve, state, h, b)
 
 
 def test_what_pays() -> None:
@@ -221,7 +224,7 @@ def test_others_are_tried_and_tried_again(sieve: GradientSieve) -> None:
 def test_a_module_falls_back_and_probes_again() -> None:
     """tau = 0 keeps everything: one pass finds out, PROBE plain ones follow, then it looks again."""
     torch.manual_seed(2)
-    lstm = SievedLSTM(4, 6, sieve=RowSieve(tau=0.0))
+    lstm = SievedLSTM(4, 6, sieve=RowSieve(tau=0.0), backend=FloatBackend(dense_where_faster=True))
     x = torch.randn(3, 2, 4)
     ours = []
     for _ in range(2 * PROBE + 3):
@@ -256,6 +259,61 @@ def test_a_module_reaches_its_target(sieve: GradientSieve, lanes: int | None) ->
     assert sieve.target is not None
     assert abs(shares[0] / sieve.target - 1) < 0.25  # measured beforehand
     assert abs(sum(shares[-4:]) / 4 / sieve.target - 1) < 0.25, shares
+
+
+@pytest.mark.parametrize(
+    "made", [FloatBackend, lambda: FloatBackend(lanes=4), GoldenBackend], ids=["float", "lanes", "golden"]
+)
+@pytest.mark.parametrize(("h", "b", "target"), [(200, 20, 0.2), (64, 8, 0.2), (128, 16, 0.5), (6, 1, 0.2)])
+def test_a_sieve_that_is_set_sieves(made: Callable[[], Backend], h: int, b: int, target: float) -> None:
+    """At every size, whatever it gains; and with every way to set it."""
+    torch.manual_seed(1)
+    early, late = SievedLSTM(h, h, sieve=RowSieve(target=target), backend=made()), SievedLSTM(h, h, backend=made())
+    late.sieve = RowSieve(target=target)
+    for lstm in (early, late):
+        for _ in range(3):
+            y = lstm(torch.randn(3, b, h))[0]
+            (y * torch.randn_like(y)).sum().backward()
+        taken = lstm.take_statistics()
+        assert len(taken) == 3 and not any(s.left_dense for s in taken)
+        assert all(s.rows is not None and 0 < s.kept_rows < s.all_rows for s in taken)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        early(torch.randn(3, b, h))[0].sum().backward()
+
+
+def test_dense_where_faster_warns_once_and_counts() -> None:
+    lstm = SievedLSTM(4, 6, 2, sieve=RowSieve(target=0.5), backend=FloatBackend(dense_where_faster=True))
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for _ in range(5):
+            lstm(torch.randn(3, 2, 4))[0].sum().backward()
+    (only,) = warned
+    assert "2 of 2 backward passes so far were PyTorch's own dense ones" in str(only.message)
+    assert [s.left_dense for s in lstm.take_statistics()] == [True] * 10
+    lstm.sieve = DenseSieve()  # a dense pass that was asked for
+    lstm(torch.randn(3, 2, 4))[0].sum().backward()
+    assert [s.left_dense for s in lstm.take_statistics()] == [False] * 2
+    with pytest.raises(ValueError, match="lanes must be None with dense_where_faster, got 4"):
+        FloatBackend(lanes=4, dense_where_faster=True)
+
+
+def test_waiting_statistics_are_bounded_in_bytes() -> None:
+    def passed(steps: int) -> PassStatistics:
+        rows = torch.ones(steps, 1, 4 * 64, dtype=torch.bool)
+        return PassStatistics("l0", 64, 8, 4, steps, 4, 16, rows, elements=0, tau=1.0)
+
+    queue, one = StatisticsQueue(), passed(512).nbytes
+    assert one == 512 * 4 * 64
+    for _ in range(2 * KEPT_BYTES // one):
+        queue.add(passed(512))
+    taken = queue.take()
+    assert len(taken) == KEPT_BYTES // one and queue.take() == []
+    queue.add(passed(2 * KEPT_BYTES // 256))  # one that is too large is kept while it is the last
+    assert len(queue.take()) == 1
+    for _ in range(2):
+        queue.add(passed(2 * KEPT_BYTES // 256))
+    assert len(queue.take()) == 1
 
 
 def test_zero_gradients_do_no_harm() -> None:

@@ -25,7 +25,7 @@ class SieveError(ValueError):
     """A sieve that makes no sense; the message quotes the offending value and says what it must be."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class GradientSieve:
     """A method and its settings: a fixed threshold `tau`, or a `target` share that the threshold is steered to.
 
@@ -57,12 +57,18 @@ class GradientSieve:
         """Whether everything is kept, whatever the gradients are."""
         return self.mode == SieveMode.DENSE
 
+    def __repr__(self) -> str:
+        given = [
+            f"{name}={value!r}" for name, value in (("tau", self.tau), ("target", self.target)) if value is not None
+        ]
+        return f"{type(self).__name__}({', '.join(given)})"
+
     def with_target(self, target: float) -> GradientSieve:
         """The same method steered to another share."""
         return replace(self, tau=None, target=target)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class DenseSieve(GradientSieve):
     """No sieve: every gate gradient is used."""
 
@@ -78,7 +84,7 @@ class DenseSieve(GradientSieve):
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ElementSieve(GradientSieve):
     """Elements with |dz| < tau become zero.
 
@@ -91,7 +97,7 @@ class ElementSieve(GradientSieve):
     of_elements = True
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowSieve(GradientSieve):
     """Whole gate rows of a batch tile are dropped if none of their lanes reaches tau.
 
@@ -104,7 +110,7 @@ class RowSieve(GradientSieve):
     source = "after Zhu et al. 2018, structurally sparsified gate gradients"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class StochasticSieve(GradientSieve):
     """A row below tau survives with probability 2^-n and is scaled by 2^n, n = least n >= 0 with score * 2^n >= tau.
 

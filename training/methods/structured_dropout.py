@@ -89,20 +89,23 @@ def kept_columns(mask: Tensor) -> list[Tensor]:
 class ColumnDropout(nn.Module):
     """Structured dropout of a tensor (T, B, n) as a module, for what is not the input of an LSTM: its output, say.
 
-    In training mode each time step keeps tiles of `columns` columns, drawn as `StructuredDropout` does, from
-    `generator` or PyTorch's own random numbers; survivors are scaled by 1/(1 - p).
+    In training mode each time step keeps tiles of `columns` columns, drawn as `StructuredDropout` does, from PyTorch's
+    own random numbers; survivors are scaled by 1/(1 - p).  Raises ValueError for a probability outside 0 to below 1 or
+    a width below 1.
     """
 
-    def __init__(self, p: float, columns: int = 16, generator: torch.Generator | None = None) -> None:
+    def __init__(self, p: float, columns: int = 16) -> None:
         super().__init__()
-        StructuredDropout(input=p, columns=columns)  # checks them
-        self.p, self.columns, self.generator = p, columns, generator
+        if not 0 <= p < 1:
+            raise ValueError(f"p must be at least 0 and less than 1, got {p!r}")
+        StructuredDropout(columns=columns)  # checks them
+        self.p, self.columns = p, columns
 
     def forward(self, x: Tensor) -> Tensor:
         """x (T, B, n), masked and scaled in training mode."""
         if not self.training or self.p == 0:
             return x
-        tiles = _tiles(len(x), -(-x.shape[2] // self.columns), self.p, self.generator)
+        tiles = _tiles(len(x), -(-x.shape[2] // self.columns), self.p, None)
         assert tiles is not None
         mask = expand_blocks(tiles, self.columns, x.shape[2])
         return x * (mask[:, None].to(x) / (1 - self.p))

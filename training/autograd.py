@@ -1,0 +1,109 @@
+"""The autograd functions of a layer: forward with the tape, backward by the backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor, peek_interpreter_stack
+from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
+
+from gradsieve.training.backends import Backend, BackwardPass
+from gradsieve.training.float_backward import Upstream
+from gradsieve.training.forward import LayerTape, forward
+from gradsieve.training.layer_state import LayerState
+from gradsieve.training.methods.sieves import GradientSieve
+from gradsieve.training.methods.structured_dropout import ColumnMasks
+from gradsieve.training.statistics import StatisticsQueue
+
+HOW = "use nn.LSTM's own pass (no sieve, no masks, FloatBackend) or the module's to_lstm()"
+"""Where to go with what a sieved pass refuses."""
+
+
+def refuse_transforms(weights: Iterable[Tensor]) -> None:
+    """Raise RuntimeError inside a transform of torch.func, and for the weights of per-sample gradients.
+
+    An autograd function of our own cannot serve them, and what PyTorch says then does not name the layer.
+    """
+    if peek_interpreter_stack() is not None:
+        raise RuntimeError(f"SievedLSTM does not support torch.func's grad, vmap and jvp: {HOW}")
+    if any(isinstance(w, ExpandedWeight) for w in weights):
+        raise RuntimeError(f"SievedLSTM does not support per-sample gradients (ExpandedWeight): {HOW}")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the backward pass of a layer shall run."""
+
+    backend: Backend
+    statistics: StatisticsQueue
+    state: LayerState
+    sieve: GradientSieve
+    block: Tensor | None
+    block_columns: int | None
+    columns: ColumnMasks | None
+
+    def of(self, begin: int, end: int) -> Plan:
+        """The plan of some of the steps."""
+        if self.columns is None:
+            return self
+        return replace(self, columns=self.columns.steps(begin, end))
+
+
+class Pass(torch.autograd.Function):
+    """One layer over steps of the same batch, time first."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, plan = arguments
+        tape = forward(x, h0, c0, w_ih, w_hh, b_ih if b_hh is None else b_ih + b_hh, plan.columns)
+        ctx.plan = plan
+        ctx.save_for_backward(tape.x, tape.hs, tape.cs, tape.gates, tape.tanh_c, w_ih, w_hh)
+        # Copies: the user may do what he likes with them, the tape must stay.
+        return tape.hs[1:].clone(), tape.hs[-1].clone(), tape.cs[-1].clone()
+
+    @staticmethod
+    def jvp(ctx: Any, *_: Any) -> Any:
+        """Refuse forward-mode differentiation."""
+        raise RuntimeError(f"SievedLSTM does not support forward-mode differentiation: {HOW}")
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        if any(is_batchedtensor(g) or is_legacy_batchedtensor(g) for g in upstream):
+            raise RuntimeError(f"SievedLSTM does not support batched gradients (is_grads_batched, vmap): {HOW}")
+        *most, db = _Gradients.apply(ctx.plan, ctx.needs_input_grad[0], *upstream, *ctx.saved_tensors)
+        return (*most, *(db if needed else None for needed in ctx.needs_input_grad[5:7]), None)
+
+
+class _Gradients(torch.autograd.Function):
+    """The backward pass.  Itself a function, so that gradients of gradients are refused instead of left out."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
+        plan, need_dx, dy, dh, dc, *tape, w_ih, w_hh = arguments
+        run = BackwardPass(
+            tape=LayerTape(*tape),
+            upstream=Upstream(*(g.contiguous() for g in (dy, dh, dc))),
+            w_ih=w_ih,
+            w_hh=w_hh,
+            sieve=plan.sieve,
+            state=plan.state,
+            block=plan.block,
+            block_columns=plan.block_columns,
+            columns=plan.columns,
+            need_dx=need_dx,
+        )
+        with torch.autocast(dy.device.type, enabled=False):
+            gradients, statistics = plan.backend.backward(run)
+        plan.statistics.add(statistics)
+        dx = gradients.dx
+        if dx is not None and plan.columns is not None:
+            dx = dx * plan.columns.x_scale
+        return dx, gradients.dh0, gradients.dc0, gradients.dw_ih, gradients.dw_hh, gradients.db
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:
+        raise RuntimeError("SievedLSTM does not support gradients of gradients")

@@ -135,7 +135,8 @@ def cached(kind: str, key: str, build: Callable[[Path], None], root: Path | None
             if not folder.is_dir():
                 _fill(folder, base / f"{key}.partial", build)
     except OSError as error:
-        if error.errno in _FULL or str(error.filename).startswith(str(base)):
+        ours = str(error.filename).startswith(str(base)) and not isinstance(error, FileNotFoundError)
+        if ours or error.errno in _FULL:
             raise _refused(base, error) from None
         raise
     return folder

@@ -109,7 +109,7 @@ def test_a_full_disk_is_told_and_other_errors_of_building_are_not_changed(tmp_pa
         raise OSError(errno.ENOSPC, "No space left on device")
 
     def missing(folder: Path) -> None:
-        Path("/nowhere/at/all").read_text()
+        (folder / "result").read_text()
 
     with pytest.raises(CacheError, match="No space left on device"):
         cached("kind", "key", full, tmp_path)
@@ -201,10 +201,10 @@ def test_a_device_or_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     read: list[str] = []
-    thread = threading.Thread(target=lambda: read.append(fifo.read_text()))
+    thread = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
     thread.start()
     write_text(fifo, "text\n")
-    thread.join()
+    thread.join(10)
     assert read == ["text\n"] and fifo.is_fifo()
     full = tmp_path / "full"
     full.symlink_to("/dev/full")

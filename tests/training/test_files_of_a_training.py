@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from gradsieve.hw.config import preset
 from gradsieve.training.errors import SettingsError
 from gradsieve.training.history import Result
 from gradsieve.training.settings import Settings, make, merge
-from gradsieve.training.studies.cluster import attempt, finished
+from gradsieve.training.studies.cluster import ClusterError, attempt, finished, run_study
 from gradsieve.training.studies.study import Study, make_study, read_study
 from gradsieve.training.text import Corpus, read_text, text_digest
 from gradsieve.training.trainer import train
@@ -143,6 +144,16 @@ def test_a_text_or_engine_that_cannot_be_read_is_refused_with_the_study(tmp_path
     (folder / "engine.toml").write_text("R = 0")
     with pytest.raises(SettingsError, match=r"study\.toml, run 'dense': .*engine\.toml: "):
         study(folder, file="valid")
+
+
+def test_a_relative_cache_folder_is_one_of_this_process_not_of_the_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GRADSIEVE_BUILD", "caches")
+    with pytest.raises(ClusterError, match="there is no scheduler"):
+        run_study(study(write(tmp_path / "files")), tmp_path, stand_in.train, scheduler="tcp://127.0.0.1:1")
+    assert os.environ["GRADSIEVE_BUILD"] == str(tmp_path / "caches")
 
 
 # byte order marks

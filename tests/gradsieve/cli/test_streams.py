@@ -23,11 +23,17 @@ VERBS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _settings(tmp_path: Path) -> None:
+    (tmp_path / "short.toml").write_text(SHORT)
+
+
 def shell(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """The line in bash, where `gradsieve` is the command line of this checkout."""
-    (folder / "short.toml").write_text(SHORT)
-    line = line.replace("gradsieve", f"'{sys.executable}' -m gradsieve", 1)
+    """The line in bash, where `gradsieve` is the command line of this checkout, and `python` this Python."""
+    name, rest = line.split(" ", 1)
+    line = f"'{sys.executable}' {'-m gradsieve ' if name == 'gradsieve' else ''}{rest}"
     env = os.environ | {"PYTHONPATH": str(ROOT)}
+    env.pop("PYTHONUNBUFFERED", None)  # users have it buffered, which is the harder case
     return subprocess.run(["bash", "-c", line], cwd=folder, env=env, capture_output=True, text=True, check=False)
 
 
@@ -61,10 +67,36 @@ def test_an_error_of_the_verb_is_told_even_if_the_output_is_full(tmp_path: Path)
     assert done.returncode == 2 and done.stderr.startswith("error: there is no preset 'none'")
 
 
-@pytest.mark.parametrize("arguments", ["--help", "generate --preset tiny -o out 2> /dev/null"])
-def test_a_reader_that_leaves_is_no_error(arguments: str, tmp_path: Path) -> None:
-    done = shell(f"gradsieve {arguments} | head -1; exit ${{PIPESTATUS[0]}}", tmp_path)
-    assert done.stderr == "" and len(done.stdout.splitlines()) <= 1
+PLAIN = "import gradsieve.cli.application as a, sys; a._run = lambda _: print('a few') or 0; sys.exit(a.main([]))"
+"""A verb that prints without Rich, which has its own way with readers that leave."""
+
+
+@pytest.mark.parametrize(
+    "line", ["gradsieve --help", "gradsieve generate --preset tiny -o out 2> /dev/null", f'python -c "{PLAIN}"']
+)
+def test_a_reader_that_leaves_is_no_error(line: str, tmp_path: Path) -> None:
+    done = shell(f"{line} | true; exit ${{PIPESTATUS[0]}}", tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", "")
+
+
+def test_what_is_left_is_not_tried_again() -> None:
+    """Or else Python ends with a complaint of its own, and another status."""
+    script = (
+        "import sys; from gradsieve.cli.streams import watched\n"
+        "with watched() as (output, _):\n print('a few'); print(output.close_down(), file=sys.stderr)"
+    )
+    done = shell(f'python -c "{script}" > /dev/full', ROOT)
+    assert (done.returncode, done.stderr) == (0, "[Errno 28] No space left on device\n")
+
+
+def test_files_get_no_number_of_a_closed_stream(tmp_path: Path) -> None:
+    script = (
+        "import os; from gradsieve.cli.streams import take_closed; opened = take_closed()\n"
+        "file = os.open('file', os.O_CREAT | os.O_WRONLY); os.write(file, f'{opened} {file}'.encode())"
+    )
+    shell(f'python -c "{script}" <&- >&- 2>&-', tmp_path)
+    opened, number = (tmp_path / "file").read_text().split()
+    assert opened == "False" and int(number) > 2
 
 
 def test_json_goes_to_devices_and_pipes(tmp_path: Path) -> None:

@@ -38,9 +38,12 @@ DEMANDS = {
 
 
 def toml_values(path: Path, failure: type[Exception]) -> dict[str, Any]:
-    """The values of a TOML file.  Raises `failure`, naming it, if it is unreadable or no TOML."""
+    """The values of a TOML file, with or without a byte order mark.
+
+    Raises `failure`, naming it, if it is unreadable or no TOML.
+    """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise failure(f"{path}: cannot be read ({error.strerror})") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from gradsieve.hw.config import load as load_engine
 from gradsieve.hw.config import preset
 from gradsieve.training.errors import SettingsError
 from gradsieve.training.history import Result
-from gradsieve.training.settings import Settings, make, merge
+from gradsieve.training.settings import Settings, load, make, merge
 from gradsieve.training.studies.cluster import ClusterError, attempt, finished, run_study
 from gradsieve.training.studies.study import Study, make_study, read_study
 from gradsieve.training.text import Corpus, read_text, text_digest
@@ -171,3 +172,14 @@ def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path: Path) -> None:
     assert all("\ufeff" not in corpus.vocabulary.tokens for corpus in corpora)
     marked.write_text("a\ufeffb", encoding="utf-8")
     assert read_text(marked) == "a\ufeffb"  # in the middle it is a character as any other
+
+
+def test_a_byte_order_mark_is_no_part_of_a_config(tmp_path: Path) -> None:
+    engine, own, many = tmp_path / "engine.toml", tmp_path / "settings.toml", tmp_path / "study.toml"
+    engine.write_text(preset("tiny").to_toml(), encoding="utf-8-sig")
+    own.write_text("[model]\nhidden = 4\n", encoding="utf-8-sig")
+    many.write_text('[[run]]\nname = "dense"\n', encoding="utf-8-sig")
+    assert engine.read_bytes()[:3] == b"\xef\xbb\xbf"
+    assert load_engine(engine) == preset("tiny")
+    assert load(own).model.hidden == 4
+    assert [task.run for task in read_study(many).tasks] == ["dense"]

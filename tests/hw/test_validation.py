@@ -19,6 +19,7 @@ from gradsieve.training.settings import Settings
 from gradsieve.training.studies.study import RunSpec, StudySpec
 
 MODELS = (EngineConfig, Settings, StudySpec, RunSpec, Result)
+NAME = "^[a-z][a-z0-9]*(_[a-z0-9]+)*$"
 SIZES = {"R": 2, "C": 2, "max_H": 8, "max_I": 8, "max_B": 6, "max_T": 6}
 RESULT = {"name": "x", "settings": {}, "records": [], "measured": True, "parameters": 1}
 
@@ -53,7 +54,12 @@ CASES: list[tuple[str, type[BaseModel], Any, str]] = [
     ("string_type", Settings, {"name": 3}, "name must be a string, got 3"),
     ("string_unicode", Settings, {"name": b"\xff"}, "name must be a string, got b'\\xff'"),
     ("string_too_short", RunSpec, {"name": ""}, "name must not be empty, got ''"),
-    ("string_pattern_mismatch", EngineConfig, SIZES | {"name": "A"}, "name must match ^[a-z][a-z0-9_]*$, got 'A'"),
+    (
+        "string_pattern_mismatch",
+        EngineConfig,
+        SIZES | {"name": "A"},
+        "name must match ^[a-z][a-z0-9]*(_[a-z0-9]+)*$, got 'A'",
+    ),
     ("path_type", Settings, {"text": {"file": 3}}, "text.file must be a path, got 3"),
     ("tuple_type", StudySpec, {"run": [{}], "seeds": 3}, "seeds must be a list, got 3"),
     ("too_short", StudySpec, {"run": []}, "run must not be empty, got []"),

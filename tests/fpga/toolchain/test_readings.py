@@ -137,7 +137,9 @@ def test_a_tool_that_fails_is_quoted(tmp_path: Path) -> None:
     with pytest.raises(ToolFailed, match=r"yowasp-ecppack failed with status \d+: .*"):
         run(["yowasp-ecppack", "missing.config", "out.bit"], tmp_path, "log")
     assert (tmp_path / "log").stat().st_size > 0
-    with pytest.raises(ToolError, match=r"no_such_tool is not installed \(make setup\)"):
+    with pytest.raises(
+        ToolError, match=r"no_such_tool is not installed: pip install 'gradsieve\[fpga\]', or make setup"
+    ):
         run(["no_such_tool"], tmp_path, "log")
     assert reason_of(["a", "ERROR: b", "", "c"]) == "b"
     assert reason_of(["a", "", "b", "c", "d\n"]) == "b | c | d"

@@ -64,7 +64,7 @@ def test_closed_errors_do_not_hinder_and_show_nowhere_else(tmp_path: Path) -> No
 
 def test_an_error_of_the_verb_is_told_even_if_the_output_is_full(tmp_path: Path) -> None:
     done = shell("gradsieve generate --preset none -o out > /dev/full", tmp_path)
-    assert done.returncode == 2 and done.stderr.startswith("error: there is no preset 'none'")
+    assert done.returncode == 2 and done.stderr.startswith("error: preset must be one of")
 
 
 PLAIN = "import gradsieve.cli.application as a, sys; a._run = lambda _: print('a few') or 0; sys.exit(a.main([]))"

@@ -76,6 +76,6 @@ docs: setup ## Build the documentation as a site into build/site
 	@echo "build/site/index.html (its search needs a server: $(BIN)/python -m http.server -d build/site)"
 
 .PHONY: clean
-clean: ## Remove build products and caches, but not .venv
+clean: ## Remove what was built here, but not .venv
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,11 +10,8 @@ import time
 import torch
 from torch import Tensor
 
-from gradsieve.fpga.device import simulated
-from gradsieve.hw.config import preset
-from gradsieve.training.backends import Backend, DeviceBackend, GoldenBackend
-from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.sieves import StochasticSieve
+from gradsieve import DeviceBackend, GoldenBackend, SievedLSTM, StochasticSieve, preset, simulated
+from gradsieve.training.backends import Backend
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--preset", default="tiny", help="the engine: tiny, edge, default or ptb")

@@ -7,12 +7,10 @@ simulation of an engine builds its simulator, which takes a minute or two.
 import argparse
 from pathlib import Path
 
-from gradsieve.fpga.device import simulated
+from gradsieve import generate, preset, simulated
 from gradsieve.golden.backward import backward
 from gradsieve.golden.random_case import random_case
 from gradsieve.golden.types import Sieve, SieveMode
-from gradsieve.hw.config import preset
-from gradsieve.rtl_gen.generate import generate
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("directory", type=Path, help="where the generated files go")

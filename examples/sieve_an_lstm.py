@@ -8,9 +8,7 @@ import argparse
 import torch
 from torch import nn
 
-from gradsieve.training.backends import FloatBackend
-from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.sieves import RowSieve
+from gradsieve import FloatBackend, RowSieve, SievedLSTM
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--steps", type=int, default=200)

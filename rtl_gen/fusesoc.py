@@ -11,7 +11,7 @@ from gradsieve.rtl_gen.verilog import top_name
 def core(config: EngineConfig) -> str:
     """The core file of the engine of `config`: targets `default`, for designs that depend on it, and `lint`.
 
-    The lint waivers are in the target `lint` alone: they would hold for every file of a design that depends on it.
+    The lint waivers, which hold for the engine's own file, are in the target `lint`: a design decides for itself.
     """
     top = top_name(config)
     return f"""CAPI=2:

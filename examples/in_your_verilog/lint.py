@@ -1,14 +1,13 @@
 """Generate an engine beside a design that instantiates it, and let Verilator check both.
 
-`top.v` in this folder is the design; the engine's files go to the folder that is named.
+`top.v` in this folder is the design, with a FIFO beside it; the engine's files go to the folder that is named.
 """
 
 import argparse
 import subprocess
 from pathlib import Path
 
-from gradsieve.hw.config import preset
-from gradsieve.rtl_gen.generate import generate
+from gradsieve import generate, preset
 from gradsieve.rtl_gen.verilator import verilator_env
 from gradsieve.rtl_gen.verilog import top_name
 
@@ -20,10 +19,11 @@ arguments = parser.parse_args()
 config = preset(arguments.preset)
 engine = generate(config, arguments.directory)
 design = Path(__file__).with_name("top.v")
+fifo = Path(__file__).with_name("fifo.v")
 
 command = ["verilator", "--lint-only", "-Wall", "--top-module", "top"]
 command += [f"-DENGINE={top_name(config)}", f"-DWIDTH={config.stream_width}"]
-command += [str(engine.directory / "verilator.vlt"), str(design), str(engine.verilog)]
+command += [str(engine.directory / "verilator.vlt"), str(design), str(fifo), str(engine.verilog)]
 print(" ".join(command))
 subprocess.run(command, env=verilator_env(build=False), check=True)
 print(f"{design.name} and {engine.verilog.name}: clean")

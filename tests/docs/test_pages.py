@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+import gradsieve
 from docs.tables import ROOT, pages
 from gradsieve.hw.config import EngineConfig, make
 from gradsieve.hw.formats import Formats
@@ -129,7 +130,7 @@ def test_citation_is_of_this_project() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert (cited["cff-version"], cited["type"]) == ("1.2.0", "software")
-    assert (cited["version"], cited["license"]) == (project["version"], project["license"])
+    assert (cited["version"], cited["license"]) == (gradsieve.__version__, project["license"])
     assert cited["title"].startswith(project["name"])
 
 

@@ -11,7 +11,7 @@ import pytest
 from gradsieve.hw.config import load, preset
 from gradsieve.rtl_gen import generate as module
 from gradsieve.rtl_gen.generate import MANIFEST, GenerateError, file_names, generate
-from gradsieve.rtl_gen.lint import lint
+from gradsieve.rtl_gen.lint import LintError, lint
 from tests.rtl_gen.stand_in import DEPTH
 
 pytestmark = pytest.mark.usefixtures("small_engine")
@@ -138,3 +138,15 @@ def test_a_file_in_the_place_of_the_directory_is_an_error(tmp_path: Path) -> Non
         generate(TINY, tmp_path / "f")
     with pytest.raises(GenerateError, match=r"f/below: cannot be made a directory \(Not a directory\)"):
         generate(TINY, tmp_path / "f" / "below")
+
+
+@pytest.mark.usefixtures("small_engine")
+def test_waivers_hold_for_the_engine_s_own_file_only(tmp_path: Path) -> None:
+    result = generate(preset("tiny"), tmp_path / "tiny")
+    waivers = tmp_path / "tiny" / "verilator.vlt"
+    assert waivers.read_text().count("lint_off") == waivers.read_text().count('-file "*gradsieve_tiny.v"') > 5
+    lint(result.verilog, waivers=waivers)
+    other = tmp_path / "other.v"  # what a waiver of the engine's would hide
+    other.write_text("module other(input [3:0] i, output [7:0] o);\n  wire w = i[0];\n  assign o = i;\nendmodule\n")
+    with pytest.raises(LintError, match="WIDTHEXPAND"):
+        lint(other, waivers=waivers)

@@ -208,3 +208,30 @@ def test_versions_of_the_tools() -> None:
         "Yosys for FPGAs",
     }
     assert lines["gradsieve"] == gradsieve.__version__ and all(re.match(r"\d+\.\d+", v) for v in lines.values())
+
+
+SCRIPT = """
+from gradsieve import FloatBackend, RowSieve, SievedLSTM, preset, simulated
+
+lstm = SievedLSTM(3, 4, num_layers=2, batch_first=True, dropout=0.5, sieve=RowSieve(target=0.2), backend=FloatBackend())
+lstm.sieve = None
+reveal_type(lstm.sieve)
+reveal_type(simulated(preset("tiny")))
+SievedLSTM("3", 4)
+SievedLSTM(3)
+SievedLSTM(3, 4, sieve=0.2)
+SievedLSTM(3, 4, batchfirst=True)
+"""
+
+
+def test_type_checkers_know_the_signatures(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    command = [sys.executable, "-m", "mypy", "--ignore-missing-imports", str(script)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    said: dict[int, str] = {}
+    for number, text in re.findall(r"script\.py:(\d+): (.*)", done.stdout):
+        said.setdefault(int(number), text)
+    assert set(said) == {6, 7, 8, 9, 10, 11}, done.stdout
+    assert "GradientSieve" in said[6] and "gradsieve.fpga.device.Device" in said[7]
+    assert all(said[line].startswith("error:") for line in (8, 9, 10, 11))

@@ -39,7 +39,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sized:
-    """The backward passes of one size, by the share of rows kept; in `fallback` the backend may pass the sieve over."""
+    """The backward passes of one size, by the share of rows kept; in `fallback` with `dense_where_faster`."""
 
     H: int
     B: int

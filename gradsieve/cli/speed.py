@@ -29,8 +29,8 @@ def command(
     """Measure how much faster sieved backward passes are than torch.nn.LSTM's, side by side.
 
     A row is kept or dropped for the whole batch. 1.00 is PyTorch's time; more is faster. *break even* is the share of
-    rows kept below which sieving pays; *left to the backend* is what SievedLSTM does by itself: it falls back to
-    PyTorch's own pass where sieving does not pay.
+    rows kept below which sieving pays; *dense where faster* is FloatBackend(dense_where_faster=True), which leaves
+    passes to PyTorch where sieving does not pay.
 
     *Examples:*
 
@@ -99,7 +99,7 @@ def _show(results: list[Sized], shares: list[float], method: str) -> None:
     for share in shares:
         table.add_column(f"{100 * share:g} % kept", justify="right")
     table.add_column("break even", justify="right")
-    table.add_column("left to the backend", justify="right")
+    table.add_column("dense where faster", justify="right")
     for r in results:
         first = next(iter(r.pairs.values()))
         table.add_row(

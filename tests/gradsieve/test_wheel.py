@@ -86,11 +86,12 @@ def digests(folder: Path) -> dict[str, str]:
 def test_an_installed_wheel_works_beside_foreign_packages(built: Path, tmp_path: Path) -> None:
     """Generates, benches, verifies a block and trains; where it is installed nothing changes by that."""
     env = tmp_path / "env"
+    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", env], check=True, timeout=300)
     python = env / "bin" / "python"
     (wheel,) = built.glob("*.whl")
     install = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps", "--no-index", wheel]
-    subprocess.run(install, check=True, capture_output=True, timeout=300)
+    subprocess.run(install, env=outside, check=True, capture_output=True, timeout=300)
     home = Path(
         subprocess.check_output(
             [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True
@@ -106,7 +107,6 @@ def test_an_installed_wheel_works_beside_foreign_packages(built: Path, tmp_path:
     (work / "training" / "__init__.py").write_text("mine = True\n")
     (work / "text.txt").write_text("the quick brown fox jumps over the lazy dog\n" * 100)
     before = digests(home)
-    outside = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     scripts = os.pathsep.join([str(env / "bin"), sysconfig.get_path("scripts"), os.environ["PATH"]])
     outside |= {"PATH": scripts, "GRADSIEVE_BUILD": str(build_root())}  # simulators of this session are used again
 

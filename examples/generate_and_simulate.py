@@ -26,7 +26,7 @@ sizes = (config.max_H - 1, config.max_I - 1, max(1, config.max_B - 1), min(confi
 weights, tape, _, masks = random_case(config, seed=1, sizes=sizes, masks="none", extreme=False)
 
 with simulated(config) as device:
-    for sieve in (Sieve(), Sieve(SieveMode.ROW, tau=40)):
+    for sieve in (Sieve(), Sieve(SieveMode.ROW, tau=2)):
         result = device.backward(weights, tape, sieve, masks)
         expected = backward(config, weights, tape, sieve, masks)
         kept = result.rows_kept.double().mean()

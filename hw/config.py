@@ -22,6 +22,10 @@ MAX_SHIFT = 15
 """Largest n of the stochastic sieve: a row that would need more is dropped."""
 
 
+MAX_SIZE = 4096
+"""Largest H, I, B and T that an engine can be built for."""
+
+
 class ConfigError(ValueError):
     """A configuration that no engine can be built from; the message quotes what is wrong."""
 
@@ -47,13 +51,13 @@ class EngineConfig(BaseModel):
     """Columns of the weight matrix that the array works on at once (its rows of processing elements)."""
     C: int = Field(ge=1, le=64)
     """Batch lanes: the width of a batch tile, and so of the rows that the sieve scores."""
-    max_H: int = Field(ge=1, le=4096)
+    max_H: int = Field(ge=1, le=MAX_SIZE)
     """Largest hidden size of a run."""
-    max_I: int = Field(ge=1, le=4096)
+    max_I: int = Field(ge=1, le=MAX_SIZE)
     """Largest input size of a run."""
-    max_B: int = Field(ge=1, le=4096)
+    max_B: int = Field(ge=1, le=MAX_SIZE)
     """Largest batch of a run."""
-    max_T: int = Field(ge=1, le=4096)
+    max_T: int = Field(ge=1, le=MAX_SIZE)
     """Most time steps of a run."""
     formats: Formats = Formats()
     gate_rows_per_cycle: Literal[1, 2, 4] = 1

@@ -147,7 +147,7 @@ def _registers() -> tuple[Register, ...]:
             ro,
             "State of the engine.",
             (
-                Field("busy", 0, 1, "A command is under way"),
+                Field("busy", 0, 1, "A command is under way, or the weight gradients are being zeroed after a reset"),
                 Field("input_open", 1, 1, "An input packet has begun and not ended"),
                 Field("output_open", 2, 1, "An output packet has begun and not ended"),
                 Field("fatal", 3, 1, "The error needs a soft reset"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from gradsieve.hw.config import PRESETS
+from gradsieve.hw.config import MAX_SIZE, PRESETS
 from gradsieve.hw.validation import explain, toml_values
 from gradsieve.training.errors import SettingsError
 
@@ -18,6 +18,10 @@ MethodName = Literal["dense", "element", "row", "stochastic"]
 BackendName = Literal["float", "golden", "simulated"]
 Progress = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
+
+
+MAX_THREADS = 1024
+"""Of PyTorch, which ends without a word where the system has no more."""
 
 
 class _Section(BaseModel):
@@ -42,8 +46,8 @@ class TextSettings(_Section):
 class ModelSettings(_Section):
     """The language model."""
 
-    hidden: int = Field(default=64, ge=1)
-    embedding: int | None = Field(default=None, ge=1)
+    hidden: int = Field(default=64, ge=1, le=MAX_SIZE)
+    embedding: int | None = Field(default=None, ge=1, le=MAX_SIZE)
     """Size of the embeddings, I; by default H."""
     layers: int = Field(default=1, ge=1)
 
@@ -52,8 +56,8 @@ class LoopSettings(_Section):
     """The training loop: truncated backpropagation through time, the state carried from window to window."""
 
     steps: int = Field(default=1000, ge=1)
-    batch: int = Field(default=16, ge=1)
-    window: int = Field(default=32, ge=1)
+    batch: int = Field(default=16, ge=1, le=MAX_SIZE)
+    window: int = Field(default=32, ge=1, le=MAX_SIZE)
     """Time steps of a window, T."""
     seed: int = Field(default=1, ge=0, lt=1 << 63)
     optimizer: Literal["adam", "sgd", "snt-asgd"] = "adam"
@@ -66,7 +70,7 @@ class LoopSettings(_Section):
     record_every: int = Field(default=50, ge=1)
     evaluate_every: int = Field(default=200, ge=1)
     checkpoint_every: int = Field(default=200, ge=1)
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=MAX_THREADS)
     """Of PyTorch; with 1, a resumed training equals an uninterrupted one bit for bit."""
 
 

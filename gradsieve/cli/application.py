@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -11,8 +12,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from gradsieve.cli.options import error_status, errors
+from gradsieve.cli.options import UsageError, error_status, errors
 from gradsieve.cli.streams import take_closed, watched
+from gradsieve.cli.usage import empty_option, usage_message
 from gradsieve.rtl_gen.extras import missing
 
 VERBS = ("generate", "verify", "bench", "speed", "demo", "train", "compare", "build", "board", "deploy")
@@ -92,14 +94,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status or int(bool(failure or unsaid))
 
 
+def _no_memory(error: Exception) -> bool:
+    """PyTorch raises a RuntimeError where the memory of the CPU ends."""
+    told = str(error)
+    return isinstance(error, MemoryError) or "can't allocate memory" in told or "Storage size calculation" in told
+
+
 def _complain(message: str) -> None:
     with suppress(OSError):
         errors().print(f"[bold red]error:[/] [red]{escape(message)}[/]", soft_wrap=True, highlight=False)
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(given: Sequence[str] | None) -> int:
+    arguments = sys.argv[1:] if given is None else list(given)
     try:
-        result = application()(args=None if arguments is None else list(arguments), standalone_mode=False)
+        if (option := empty_option(arguments)) is not None:
+            raise UsageError(f"{option} must not be empty, got ''")
+        result = application()(args=arguments, standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (typer.Abort, KeyboardInterrupt):
         errors().print("interrupted")
@@ -112,13 +123,15 @@ def _run(arguments: Sequence[str] | None) -> int:
         return 1
     except Exception as error:
         status = error_status(error)
+        if status is None and isinstance(error, MemoryError | RuntimeError) and _no_memory(error):
+            _complain("memory must hold the sizes that were asked for, got too little: choose smaller ones")
+            return 1
         if status is None:
             raise
         message = str(error)
         if isinstance(error, typer.TyperException):
-            message = error.format_message()
+            message = usage_message(error, arguments, VERBS)
             if not message:  # the help was asked for by giving no verb, and has been shown
                 return status
-            message = f"{message.removesuffix('.')} (gradsieve --help shows what there is)"
         _complain(message)
         return status

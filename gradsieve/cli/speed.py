@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gradsieve.cli.options import JsonOption, UsageError, console, stages, write_json
+from gradsieve.training.settings import MAX_THREADS
 
 if TYPE_CHECKING:
     from gradsieve.training.speed import Pair, Sized
+
+LARGEST = 1 << 16
+"""Largest size of a layer that is measured."""
 
 
 def command(
@@ -18,12 +22,12 @@ def command(
     batch: Annotated[str, typer.Option(metavar="SIZES", help="Batch sizes.")] = "16,32,64",
     kept: Annotated[str, typer.Option(metavar="SHARES", help="Shares of the gate rows kept.")] = "1,0.5,0.2,0.1",
     method: Annotated[str, typer.Option(metavar="SIEVE", help="row or stochastic.")] = "row",
-    window: Annotated[int, typer.Option(help="Time steps.", min=1)] = 35,
+    window: Annotated[int, typer.Option(help="Time steps.", min=1, max=LARGEST)] = 35,
     dropout: Annotated[
         float | None, typer.Option(metavar="P", help="Also measure structured dropout with this probability.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Measured passes; their median counts.", min=1)] = 7,
-    threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1)] = 1,
+    threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1, max=MAX_THREADS)] = 1,
     json: JsonOption = None,
 ) -> None:
     """Measure how much faster sieved backward passes are than torch.nn.LSTM's, side by side.
@@ -79,8 +83,10 @@ def command(
 def _whole(option: str, text: str) -> list[int]:
     parts = text.split(",")
     for part in parts:
-        if not (part.strip().isascii() and part.strip().isdigit() and int(part) > 0):
-            raise UsageError(f"{option} must be integers of at least 1, such as 64,128; got {part!r} in {text!r}")
+        if not (part.strip().isascii() and part.strip().isdigit() and 0 < int(part) <= LARGEST):
+            raise UsageError(
+                f"{option} must be integers from 1 to {LARGEST}, such as 64,128; got {part.strip()!r} in {text!r}"
+            )
     return [int(part) for part in parts]
 
 

@@ -73,8 +73,8 @@ def test_break_even_is_where_the_times_are_equal(speedups: dict[float, float], e
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--hidden", "12,x"], "--hidden must be integers of at least 1, such as 64,128; got 'x' in '12,x'"),
-        (["--batch", "0"], "--batch must be integers of at least 1, such as 64,128; got '0' in '0'"),
+        (["--hidden", "12,x"], "--hidden must be integers from 1 to 65536, such as 64,128; got 'x' in '12,x'"),
+        (["--batch", "0"], "--batch must be integers from 1 to 65536, such as 64,128; got '0' in '0'"),
         (["--kept", "2"], "--kept must be greater than 0 and at most 1, got 2 in '2'"),
         (["--method", "element"], "--method must be row or stochastic, got 'element'"),
         (["--dropout", "1"], "--dropout must be greater than 0 and less than 1, got 1.0"),

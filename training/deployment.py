@@ -29,9 +29,10 @@ def to_lstm(module: SievedLSTM) -> nn.LSTM:
         device=parameter.device,
         dtype=parameter.dtype,
     ).train(module.training)
-    plain.load_state_dict(module.state_dict())
     weights = dict(plain.named_parameters())
     with torch.no_grad():
+        for name, weight in weights.items():  # by attribute: a parametrization computes some of them
+            weight.copy_(getattr(module, name))
         if module.weight_masks is not None:
             for name, weight in weights.items():
                 weight.copy_(module.weight_masks.apply(name, weight))

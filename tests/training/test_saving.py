@@ -158,6 +158,12 @@ def test_the_way_back_computes_the_same(sieve: GradientSieve) -> None:
     assert torch.equal(plain.weight_ih_l0, lstm.weight_ih_l0) and plain.weight_ih_l0 is not lstm.weight_ih_l0
 
 
+def test_the_way_back_of_parametrized_weights() -> None:
+    lstm = nn.utils.parametrizations.weight_norm(SievedLSTM(5, 6, sieve=RowSieve(target=0.3)), "weight_hh_l0").eval()
+    x = torch.randn(4, 3, 5)
+    torch.testing.assert_close(lstm.to_lstm()(x), lstm(x))
+
+
 def test_masks_are_zeros_in_the_way_back() -> None:
     lstm, x = SievedLSTM(5, 6, 2).eval(), torch.randn(4, 3, 5)
     lstm.weight_masks = WeightMasks(

@@ -24,10 +24,12 @@ HOW = "use nn.LSTM's own pass (no sieve, no masks, FloatBackend) or the module's
 
 
 def refuse_transforms(weights: Iterable[Tensor]) -> None:
-    """Raise RuntimeError inside a transform of torch.func, and for the weights of per-sample gradients.
+    """Raise RuntimeError in a transform of torch.func or a trace, and for the weights of per-sample gradients.
 
     An autograd function of our own cannot serve them, and what PyTorch says then does not name the layer.
     """
+    if torch.jit.is_tracing():
+        raise RuntimeError(f"SievedLSTM does not support torch.jit.trace: {HOW}")
     if peek_interpreter_stack() is not None:
         raise RuntimeError(f"SievedLSTM does not support torch.func's grad, vmap and jvp: {HOW}")
     if any(isinstance(w, ExpandedWeight) for w in weights):

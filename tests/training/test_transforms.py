@@ -45,12 +45,17 @@ def twice(lstm: nn.LSTM) -> Any:
     return torch.autograd.grad(g.sum(), [lstm.weight_ih_l0])
 
 
+def traced(lstm: nn.LSTM) -> Any:
+    return torch.jit.trace(lambda x: lstm(x)[0], X)(X)
+
+
 REFUSED: dict[Callable[[nn.LSTM], Any], str] = {
     func_grad: r"SievedLSTM does not support torch\.func's grad, vmap and jvp: use .* to_lstm\(\)",
     vmapped: r"SievedLSTM does not support torch\.func's grad, vmap and jvp",
     batched: r"SievedLSTM does not support batched gradients \(is_grads_batched, vmap\): use",
     forward_mode: "SievedLSTM does not support forward-mode differentiation: use",
     per_sample: r"SievedLSTM does not support per-sample gradients \(ExpandedWeight\): use",
+    traced: r"SievedLSTM does not support torch\.jit\.trace: use .* to_lstm\(\)",
     twice: "SievedLSTM does not support gradients of gradients",
 }
 

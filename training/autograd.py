@@ -28,6 +28,8 @@ def refuse_transforms(weights: Iterable[Tensor]) -> None:
 
     An autograd function of our own cannot serve them, and what PyTorch says then does not name the layer.
     """
+    if torch.compiler.is_exporting():
+        raise RuntimeError(f"SievedLSTM does not support torch.export: {HOW}")
     if torch.jit.is_tracing():
         raise RuntimeError(f"SievedLSTM does not support torch.jit.trace: {HOW}")
     if peek_interpreter_stack() is not None:

@@ -177,10 +177,12 @@ class FloatBackend:
             block=run.block if run.block_columns == self.columns else None,
             column=_column_tiles(run, self.columns),
         )  # fmt: skip
-        with run.state.lock:
-            if mode != SieveMode.DENSE:
-                run.state.share = statistics.kept_rows / statistics.all_rows
-            _steer(run, statistics)
+        # every NaN and infinity of a gate gradient is kept, and so in db: what it did to the rows says nothing
+        if bool(gradients.db.isfinite().all()):
+            with run.state.lock:
+                if mode != SieveMode.DENSE:
+                    run.state.share = statistics.kept_rows / statistics.all_rows
+                _steer(run, statistics)
         return gradients, statistics
 
 

@@ -15,9 +15,12 @@ def to_lstm(module: SievedLSTM) -> nn.LSTM:
 
     Weights that `weight_masks` drop are zero in it.  With `unit_masks` the weights of units that do not exist are zero,
     so that those units stay zero if their initial state is.  Structured dropout and the sieve are left out: they act in
-    training only.
+    training only.  Hooks are not copied, nor are ties between weights, of which each has its value.  Raises TypeError
+    for a subclass with a forward pass of its own.
     """
-    parameter = next(module.parameters())
+    if type(module).forward is not SievedLSTM.forward:
+        raise TypeError(f"module must have the forward pass of SievedLSTM, got {type(module).__name__} with its own")
+    parameter = module._like
     plain = nn.LSTM(
         module.input_size,
         module.hidden_size,
@@ -48,7 +51,10 @@ def to_lstm(module: SievedLSTM) -> nn.LSTM:
 
 
 def without_sieves(model: nn.Module) -> nn.Module:
-    """A copy of a model with every `SievedLSTM` in it replaced by its `to_lstm`, one by one where it is shared."""
+    """A copy of a model with every `SievedLSTM` in it replaced by its `to_lstm`, one by one where it is shared.
+
+    See `to_lstm` for what is not carried over.
+    """
     if isinstance(model, SievedLSTM):
         return to_lstm(model)
     replaced: dict[int, nn.Module] = {}

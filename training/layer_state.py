@@ -38,6 +38,13 @@ class LayerState:
     def __post_init__(self) -> None:
         self.reseed(self.seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the lock: a copy has its own."""
+        return {name: value for name, value in vars(self).items() if name != "lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, lock=threading.RLock())
+
     def reseed(self, seed: int) -> None:
         """Begin the random words anew."""
         self.seed = seed

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._C._autograd import _top_saved_tensors_default_hooks
 from torch.autograd.graph import register_multi_grad_hook
 from torch.nn.utils.rnn import PackedSequence
 
@@ -19,11 +20,11 @@ from gradsieve.training.methods.sieves import DenseSieve, GradientSieve
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 from gradsieve.training.packing import Segments, reversal
 from gradsieve.training.saving import from_plain, to_plain
-from gradsieve.training.statistics import PassStatistics, StatisticsQueue
+from gradsieve.training.statistics import PassStatistics, StatisticsQueue, dense_pass
 
 State = tuple[Tensor, Tensor]
 
-_SETTINGS = ("_sieve", "backend", "column_dropout", "weight_masks")
+_SETTINGS = ("_sieve", "_backend", "_column_dropout", "weight_masks")
 """Attributes that are saved as plain values."""
 
 
@@ -72,7 +73,7 @@ class SievedLSTM(nn.LSTM):
         sizes = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional)
         super().__init__(*sizes, device=device, dtype=dtype)
         self.sieve = sieve
-        self.backend: Backend = backend if backend is not None else FloatBackend()
+        self.backend = backend if backend is not None else FloatBackend()
         self.column_dropout = column_dropout
         self.weight_masks: WeightMasks | None = None
         self.unit_masks: list[Tensor] | None = None
@@ -92,6 +93,33 @@ class SievedLSTM(nn.LSTM):
         if sieve is not None and not isinstance(sieve, GradientSieve):
             raise TypeError(f"sieve must be a sieve such as RowSieve(target=0.2), or None; got {sieve!r}")
         self._sieve = sieve if sieve is not None else DenseSieve()
+
+    @property
+    def backend(self) -> Backend:
+        """What computes the backward pass.  Raises TypeError for what is no backend."""
+        return self._backend
+
+    @backend.setter
+    def backend(self, backend: Backend) -> None:
+        if isinstance(backend, type) or not callable(getattr(backend, "backward", None)):
+            raise TypeError(f"backend must be a backend such as FloatBackend(), got {backend!r}")
+        self._backend = backend
+
+    @property
+    def column_dropout(self) -> StructuredDropout | None:
+        """Structured dropout of x and h in training mode.  Raises TypeError for anything else."""
+        return self._column_dropout
+
+    @column_dropout.setter
+    def column_dropout(self, dropout: StructuredDropout | None) -> None:
+        if dropout is not None and not isinstance(dropout, StructuredDropout):
+            raise TypeError(f"column_dropout must be a StructuredDropout or None, got {dropout!r}")
+        self._column_dropout = dropout
+
+    @property
+    def _like(self) -> Tensor:
+        """A weight, for its device and dtype: replicas of `torch.nn.DataParallel` have no parameters."""
+        return cast(Tensor, self.weight_ih_l0)
 
     # what the passes did, and how to go on
 
@@ -160,6 +188,8 @@ class SievedLSTM(nn.LSTM):
             return (
                 True  # with dropout, a second forward pass with gradients must draw as this one does: cuDNN would not
             )
+        if not self.sieve.dense and _top_saved_tensors_default_hooks(True) is not None:
+            return False  # a checkpoint's second forward pass must take the way of the first
         over = [self.backend.passes_over(self.sieve, state, self.hidden_size, batch) for state in self.states]
         return all(over)
 
@@ -169,10 +199,9 @@ class SievedLSTM(nn.LSTM):
             output, state = super().forward(input, hx)
             self._watch_plain(output, state)
             return output, state
-        parameter = next(self.parameters())
-        device, dtype = parameter.device.type, parameter.dtype
+        device, dtype = self._like.device.type, self._like.dtype
         refuse_transforms(self.parameters())
-        if not torch.is_autocast_enabled(device):
+        if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
             return self._own(input, hx)
         with torch.autocast(device, enabled=False):  # the tape is written in place, in one dtype
             output, state = self._own(input.to(dtype), hx if hx is None else (hx[0].to(dtype), hx[1].to(dtype)))
@@ -180,7 +209,7 @@ class SievedLSTM(nn.LSTM):
             return output, state
         low = torch.get_autocast_dtype(device)
         if isinstance(input, PackedSequence):  # autocast knows only the GEMMs of PyTorch's pass over it
-            low = torch.promote_types(low, input.data.dtype)
+            low = torch.promote_types(low, input.data.dtype if hx is None else hx[0].dtype)
         return output.to(low), (state[0].to(low), state[1].to(low))
 
     def _own(self, input: Any, hx: State | None) -> tuple[Any, State]:
@@ -301,7 +330,7 @@ class SievedLSTM(nn.LSTM):
                 f"unit_masks[{n}] must be torch.bool of shape ({self.hidden_size},) with at least one unit, "
                 f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} units"
             )
-        return mask.to(next(self.parameters()).device).nonzero()[:, 0]
+        return mask.to(self._like.device).nonzero()[:, 0]
 
     def _weights(self, n: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         layer = self.layers[n]
@@ -331,7 +360,7 @@ class SievedLSTM(nn.LSTM):
     def _watch_plain(self, output: Any, state: State) -> None:
         """Have a dense pass counted once its gradients arrive."""
         data = output.data if isinstance(output, PackedSequence) else output
-        if not data.requires_grad or not data.numel():
+        if not data.requires_grad or not data.numel() or torch.jit.is_tracing():
             return
         if isinstance(output, PackedSequence):
             segments = Segments.of(output.batch_sizes.tolist())
@@ -346,22 +375,8 @@ class SievedLSTM(nn.LSTM):
             for n, layer in enumerate(self.layers):
                 I = self.input_size if n < directions else directions * self.hidden_size
                 for s in segments:
-                    B, T = s.batch, s.last - s.first
-                    self._statistics.add(
-                        PassStatistics(
-                            layer=layer,
-                            H=self.hidden_size,
-                            I=I,
-                            B=B,
-                            T=T,
-                            lanes=lanes or B,
-                            columns=columns,
-                            rows=None,
-                            elements=4 * self.hidden_size * B * T,
-                            tau=None,
-                            left_dense=left_dense,
-                        )
-                    )
+                    sizes = (self.hidden_size, I, s.batch, s.last - s.first)
+                    self._statistics.add(dense_pass(layer, sizes, lanes or s.batch, columns, left_dense))
             if left_dense and not self._warned:
                 self._warned = True
                 warnings.warn(

@@ -116,6 +116,15 @@ class PassStatistics:
         )
 
 
+def dense_pass(
+    layer: str, sizes: tuple[int, int, int, int], lanes: int, columns: int, left_dense: bool
+) -> PassStatistics:
+    """What PyTorch's own pass did, with all rows; `sizes` are H, I, B, T."""
+    H, I, B, T = sizes
+    elements = 4 * H * B * T
+    return PassStatistics(layer, H, I, B, T, lanes, columns, None, elements, tau=None, left_dense=left_dense)
+
+
 KEPT_PASSES, KEPT_BYTES = 1024, 16 << 20
 """Passes, and bytes of their tensors, that wait to be taken."""
 
@@ -132,6 +141,9 @@ class StatisticsQueue:
         self._lock = threading.Lock()
         self.passes = 0
         """All passes ever added."""
+
+    def __reduce__(self) -> tuple[type[StatisticsQueue], tuple[()]]:
+        return StatisticsQueue, ()  # a copy has seen no passes
 
     def add(self, statistics: PassStatistics) -> None:
         """Append the statistics of a pass."""

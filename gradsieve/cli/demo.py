@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -104,6 +105,10 @@ def command(
         raise UsageError(f"--seed must be at least 0, got {seed}")
     with stages("demo") as stage:
         stage("loading PyTorch")
+        from gradsieve.rtl_gen.verilator import verilator_env
+
+        import_module("gradsieve.cli.demo_plot")  # what is missing is told before the work
+        verilator_env()
         from gradsieve.cli.demo_model import Sizes, Training
         from gradsieve.training.text import read_text, source_name
 

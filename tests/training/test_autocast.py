@@ -50,3 +50,13 @@ def test_float64_stays() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y, (h, c) = ours(torch.randn(4, 3, I).double())
     assert y.dtype == h.dtype == c.dtype == torch.float64
+
+
+@pytest.mark.parametrize(("data", "state"), [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+def test_packed_input_with_a_state_of_another_dtype(data: torch.dtype, state: torch.dtype) -> None:
+    theirs, ours = pair("sieved", double=False)
+    x = pack_sequence([torch.randn(n, I) for n in (3, 2)]).to(data)
+    hx = (torch.randn(1, 2, 4, dtype=state), torch.randn(1, 2, 4, dtype=state))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (a, (h0, c0)), (b, (h1, c1)) = theirs(x, hx), ours(x, hx)
+    assert (b.data.dtype, h1.dtype, c1.dtype) == (a.data.dtype, h0.dtype, c0.dtype)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gradsieve.training.backends import FloatBackend, GoldenBackend
+from gradsieve.training.backends import PROBE, FloatBackend, GoldenBackend
 from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.sieves import DenseSieve, RowSieve, StochasticSieve
+from gradsieve.training.methods.sieves import DenseSieve, GradientSieve, RowSieve, StochasticSieve
 from gradsieve.training.methods.structured_dropout import ColumnDropout, StructuredDropout
 
 LAYERS: dict[str, Callable[[], SievedLSTM]] = {
@@ -142,3 +142,12 @@ def test_the_stochastic_sieve_draws_in_the_backward_pass() -> None:
         torch.rand(3)
     assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
     assert not torch.equal(found[0][0], found[0][1])
+
+
+@pytest.mark.parametrize("sieve", [RowSieve(tau=1e-4), StochasticSieve(tau=1e-4), RowSieve(target=0.9)], ids=repr)
+def test_a_checkpoint_s_second_pass_takes_the_way_of_the_first(sieve: GradientSieve) -> None:
+    """Also where passes may be left to PyTorch: under a checkpoint none is, as what pays may change in between."""
+    lstm = SievedLSTM(6, 8, sieve=sieve, backend=FloatBackend(dense_where_faster=True))
+    for _ in range(2 * PROBE + 4):
+        checkpoint(output, lstm, torch.randn(5, 3, 6), use_reentrant=False).sum().backward()
+    assert not any(s.left_dense for s in lstm.take_statistics())

@@ -201,3 +201,58 @@ def test_a_model_without_sieves_can_be_quantised_and_scripted() -> None:
     with pytest.raises(RuntimeError, match=r"cannot be compiled by torch.jit.script: .* to_lstm\(\)"):
         torch.jit.script(Outputs(model["a"]))
     torch.testing.assert_close(torch.jit.script(Outputs(plain["a"]))(x), model["a"](x)[0])
+
+
+@pytest.mark.parametrize("sieve", [DenseSieve(), RowSieve(target=0.3)])
+def test_parametrized_modules_copy(sieve: GradientSieve) -> None:
+    """PyTorch copies the attributes of a parametrized module one by one, without asking it."""
+    lstm = nn.utils.parametrizations.weight_norm(SievedLSTM(5, 6, sieve=sieve), "weight_hh_l0")
+    other, x = copy.deepcopy(lstm), torch.randn(4, 3, 5)
+    torch.testing.assert_close(other(x), lstm(x))
+    other(x)[0].sum().backward()
+    assert other.states[0].lock is not lstm.states[0].lock and lstm.take_statistics() == []
+
+
+def test_replicas_without_parameters() -> None:
+    """As `torch.nn.DataParallel` makes them."""
+    lstm, x = SievedLSTM(5, 6, sieve=RowSieve(tau=0.0)), torch.randn(4, 3, 5)
+    replica = lstm._replicate_for_data_parallel()
+    for name, weight in lstm.named_parameters():
+        setattr(replica, name, weight * 1.0)
+    torch.testing.assert_close(replica(x), lstm(x))
+
+
+def test_meta_gives_shapes() -> None:
+    y, (h, c) = SievedLSTM(5, 6, sieve=RowSieve(tau=0.0), device="meta")(torch.randn(4, 3, 5, device="meta"))
+    assert (y.shape, h.shape, c.shape) == ((4, 3, 6), (1, 3, 6), (1, 3, 6))
+
+
+def test_inference_before_training() -> None:
+    lstm, x = SievedLSTM(5, 6), torch.randn(4, 3, 5)
+    lstm.weight_masks = WeightMasks(2, {"weight_hh_l0": torch.rand(24, 3) < 0.5})
+    with torch.inference_mode():
+        first = lstm(x)[0].clone()
+        made_inside = torch.rand(24, 3) < 0.5
+    y = lstm(x)[0]
+    y.sum().backward()
+    torch.testing.assert_close(y, first)
+    lstm.weight_masks = WeightMasks(2, {"weight_hh_l0": made_inside})
+    lstm(x)[0].sum().backward()
+
+
+class WithHead(SievedLSTM):
+    """A subclass with a forward pass of its own."""
+
+    def forward(self, input: torch.Tensor, hx: object = None) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(input)[0]
+
+
+def test_what_cannot_be_or_has_no_meaning_is_refused_where_it_is_set() -> None:
+    with pytest.raises(TypeError, match="module must have the forward pass of SievedLSTM, got WithHead with its own"):
+        without_sieves(nn.Sequential(WithHead(5, 6)))
+    lstm = SievedLSTM(5, 6)
+    for wrong in ("golden", None, GoldenBackend):
+        with pytest.raises(TypeError, match=r"backend must be a backend such as FloatBackend\(\), got"):
+            lstm.backend = wrong  # type: ignore[assignment]
+    with pytest.raises(TypeError, match=r"column_dropout must be a StructuredDropout or None, got 0\.5"):
+        lstm.column_dropout = 0.5  # type: ignore[assignment]

@@ -316,6 +316,22 @@ def test_waiting_statistics_are_bounded_in_bytes() -> None:
     assert len(queue.take()) == 1
 
 
+@pytest.mark.parametrize("method", [RowSieve, ElementSieve, StochasticSieve])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_passes_that_are_not_finite_leave_the_threshold(method: type[GradientSieve], bad: float) -> None:
+    """As of a loss scale that overflows: the next clean step keeps what it would have kept."""
+    torch.manual_seed(6)
+    lstm, x = SievedLSTM(6, 8, sieve=method(target=0.3)), torch.randn(5, 3, 6)
+    lstm(x)[0].sum().backward()
+    before = lstm.sieve_state_dict()["l0"]["threshold"]
+    for _ in range(3):
+        (lstm(x)[0] * bad).sum().backward()
+    assert lstm.sieve_state_dict()["l0"]["threshold"] == before
+    lstm.take_statistics()
+    lstm(x)[0].sum().backward()
+    assert lstm.take_statistics()[0].kept_rows > 0
+
+
 def test_zero_gradients_do_no_harm() -> None:
     torch.manual_seed(4)
     lstm = SievedLSTM(4, 6, sieve=RowSieve(target=0.3), backend=FloatBackend(lanes=1))

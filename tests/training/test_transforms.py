@@ -13,6 +13,7 @@ from torch.nn.utils._per_sample_grad import call_for_per_sample_grads
 
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.sieves import RowSieve
+from gradsieve.training.methods.structured_dropout import StructuredDropout
 
 X = torch.randn(3, 2, 4, generator=torch.Generator().manual_seed(1))
 
@@ -89,6 +90,24 @@ def leaves(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         value = list(value.values())
     return [value] if isinstance(value, Tensor) else [t for part in value for t in leaves(part)]
+
+
+def test_exporting_a_sieved_pass_is_refused_and_of_a_dense_one_is_not() -> None:
+    with pytest.raises(Exception, match=r"SievedLSTM does not support torch\.export: use"):
+        torch.export.export(SievedLSTM(4, 5, sieve=RowSieve(tau=0.1)), (X,))
+    lstm = SievedLSTM(4, 5).eval()
+    torch.testing.assert_close(torch.export.export(lstm, (X,)).module()(X), lstm(X))
+
+
+def test_structured_dropout_compiled_at_two_lengths() -> None:
+    lstm = SievedLSTM(6, 8, column_dropout=StructuredDropout(0.5, 0.5, 2))
+    compiled = torch.compile(lstm, backend="eager")
+    for steps in (5, 7):
+        x = torch.randn(steps, 3, 6)
+        torch.manual_seed(1)
+        expected = lstm(x)[0]
+        torch.manual_seed(1)
+        torch.testing.assert_close(compiled(x)[0], expected)
 
 
 def test_compiled() -> None:

@@ -39,6 +39,8 @@ class WeightMasks:
                 f"mask of {name} must be torch.bool of shape {expected} (blocks of {self.columns} columns), "
                 f"got {mask.dtype} of shape {tuple(mask.shape)}"
             )
+        if torch.is_inference_mode_enabled() or mask.is_inference():  # such tensors cannot be kept for training
+            return weight * expand_blocks(mask, self.columns, width).to(weight, copy=True)
         known, key = self._expanded.get(name), (mask._version, weight.dtype, weight.device)
         if known is None or known[0] != key or known[1] is not mask:
             known = self._expanded[name] = (key, mask, expand_blocks(mask, self.columns, width).to(weight))

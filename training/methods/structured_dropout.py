@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,9 +41,12 @@ class StructuredDropout:
 def _tiles(steps: int, tiles: int, p: float, generator: torch.Generator | None) -> Tensor | None:
     if p == 0:
         return None
+    drawn: dict[str, Any] = (
+        {} if generator is None else {"generator": generator}
+    )  # torch.compile knows no generator that is None
     # Rounding the number of survivors at random makes the probability of each tile exactly 1 - p.
-    count = torch.floor((1 - p) * tiles + torch.rand(steps, 1, generator=generator, dtype=torch.float64))
-    order = torch.rand(steps, tiles, generator=generator).argsort(dim=1).argsort(dim=1)
+    count = torch.floor((1 - p) * tiles + torch.rand(steps, 1, dtype=torch.float64, **drawn))
+    order = torch.rand(steps, tiles, **drawn).argsort(dim=1).argsort(dim=1)
     return order < count
 
 

@@ -129,7 +129,7 @@ def test_too_coarse_formats_are_refused() -> None:
         (["--kept", "-0.1"], "must be greater than 0 and at most 1, got -0.1"),
         (["--kept", "nan"], "must be greater than 0 and at most 1, got nan"),
         (["--kept", "half"], "--kept must be numbers, such as 0.5,0.2; got 'half' in 'half'"),
-        (["--kept", ""], "--kept must be numbers, such as 0.5,0.2; got '' in ''"),
+        (["--kept", ""], "--kept must not be empty, got ''"),
         (["--seed", "-1"], "--seed must be at least 0, got -1"),
     ],
 )

@@ -95,7 +95,7 @@ def test_a_build_without_a_bitstream_fails_after_its_report(
         (["--board", "basys"], 2, f"board must be one of {', '.join(BOARDS)}; got 'basys'"),
         ([], 2, "Missing option '--board'"),
         (["--board", "ulx3s", "--preset", "huge"], 2, "preset must be one of tiny, edge, default, ptb; got 'huge'"),
-        (["--board", "ulx3s", "--seeds", "0"], 2, "Invalid value for '--seeds'"),
+        (["--board", "ulx3s", "--seeds", "0"], 2, "--seeds must be at least 1, got '0'"),
         (
             ["--board", "ulx3s", "--clock", "1"],
             1,

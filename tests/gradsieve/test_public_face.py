@@ -138,17 +138,23 @@ NEEDS = {
 """By verb, the extra that it cannot do without, and a call."""
 
 
+def without(modules: tuple[str, ...]) -> str:
+    """The beginning of a program in which these modules are not installed."""
+    return f"""
+import importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {modules!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
 @pytest.mark.parametrize("verb", NEEDS)
 def test_a_verb_whose_extra_is_missing_says_which_to_install(verb: str, tmp_path: Path) -> None:
     extra, arguments = NEEDS[verb]
     (tmp_path / "study.toml").write_text('[[run]]\nname = "dense"\n')
-    program = f"""
-import importlib.abc, importlib.metadata, sys
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {EXTRAS[extra]!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
+    program = f"""{without(EXTRAS[extra])}
 from gradsieve.cli.application import main
 sys.exit(main({[verb, *arguments.split()]!r}))
 """
@@ -173,13 +179,7 @@ def test_only_known_packages_are_advised() -> None:
 def test_the_core_alone_generates_and_trains(tmp_path: Path) -> None:
     """Without a single package of the extras."""
     blocked = tuple(module for modules in EXTRAS.values() for module in modules)
-    program = f"""
-import importlib.abc, sys
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {blocked!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Missing())
+    program = f"""{without(blocked)}
 import torch, gradsieve
 from gradsieve.cli.application import main
 config = gradsieve.EngineConfig(R=2, C=2, max_H=4, max_I=4, max_B=2, max_T=2)

@@ -43,14 +43,11 @@ def output(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def checkpointed(module: nn.Module, x: Tensor, reentrant: bool) -> Tensor:
-    if not reentrant:
-        return checkpoint(output, module, x, use_reentrant=False)
-    # the graph of a reentrant one ends where it begins: gradients arrive in .grad, as in training
-    return checkpoint(output, module, x, use_reentrant=True)
+    return checkpoint(output, module, x, use_reentrant=reentrant)
 
 
 def accumulated(model: nn.Module, x: Tensor, run: Callable[..., Tensor]) -> list[Tensor]:
-    """As `gradients`, by backward()."""
+    """As `gradients`, by backward(): the graph of a reentrant checkpoint ends where it begins."""
     torch.manual_seed(11)
     model.zero_grad()
     x.grad = None

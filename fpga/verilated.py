@@ -15,7 +15,7 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.cache import cached_verilog
 from gradsieve.rtl_gen.files import cached
 from gradsieve.rtl_gen.tools import ToolFailed, reason_of
-from gradsieve.rtl_gen.verilator import verilator_env
+from gradsieve.rtl_gen.verilator import compiler, verilator_env
 from gradsieve.rtl_gen.verilog import top_name
 
 VERILATOR_FLAGS = (
@@ -79,13 +79,13 @@ def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
         sources = [*sorted(objects.glob("*.cpp")), *(root / n for n in RUNTIME), wrapper.source]
         defines = [f"-D{macro}={verilated}", f'-D{macro}_HEADER="{verilated}.h"', *(f"-D{d}" for d in wrapper.defines)]
         includes = [f"-I{path}" for path in (root, root / "vltstd", objects, wrapper.source.parent)]
-        compiler = env.get("CXX", "").split() or ["c++"]
+        command = compiler(env)
 
         def compile_one(source: Path) -> str:
             target = objects / f"{source.stem}.o"
             optimisation = SLOW if source.stem.endswith(("__Slow", "__Syms")) else FAST
             _run(
-                [*compiler, *COMPILER_FLAGS, optimisation, *defines, *includes, "-c", str(source), "-o", str(target)],
+                [*command, *COMPILER_FLAGS, optimisation, *defines, *includes, "-c", str(source), "-o", str(target)],
                 env,
                 folder,
             )
@@ -93,7 +93,7 @@ def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = list(pool.map(compile_one, sources))
-        _run([*compiler, "-shared", "-o", f"{wrapper.name}.so", *compiled, "-lpthread"], env, folder)
+        _run([*command, "-shared", "-o", f"{wrapper.name}.so", *compiled, "-lpthread"], env, folder)
         for path in objects.iterdir():
             path.unlink()
         objects.rmdir()

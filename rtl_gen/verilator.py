@@ -39,10 +39,22 @@ class ToolError(RuntimeError):
     """A program of the system that is needed and not there, or one that failed; the message says what to do."""
 
 
-def _require(tool: str, programs: tuple[str, ...], path: str) -> None:
-    if not any(shutil.which(p, path=path) for p in programs):
-        how = "; ".join(f"{system}: {command}" for system, command in _INSTALL[tool].items())
-        raise ToolError(f"{tool} is not installed, and Verilator needs it ({how})")
+def _require(tool: str, programs: tuple[str, ...], path: str, wanted_by: str = "Verilator needs it") -> str:
+    for program in programs:
+        if shutil.which(program, path=path):
+            return program
+    how = "; ".join(f"{system}: {command}" for system, command in _INSTALL[tool].items())
+    raise ToolError(f"{tool} is not installed, and {wanted_by} ({how})")
+
+
+def compiler(env: Mapping[str, str], wanted_by: str = "Verilator needs it") -> list[str]:
+    """The words that run the C++ compiler: those of CXX, or the one that is installed.
+
+    Raises ToolError, which says who needs one and what to install, if there is none.
+    """
+    words = env.get("CXX", "").split()
+    found = _require("a C++ compiler", (*words[:1], "c++", "g++", "clang++"), env.get("PATH", os.defpath), wanted_by)
+    return words if words[:1] == [found] else [found]
 
 
 def package_folder() -> Path:
@@ -75,8 +87,7 @@ def verilator_env(
     _require("perl", ("perl",), path)
     if build:
         _require("make", ("make", "gmake"), path)
-        named = (env["CXX"].split()[0],) if env.get("CXX", "").strip() else ()
-        _require("a C++ compiler", (*named, "c++", "g++", "clang++"), path)
+        compiler(env)
     folder = package_folder()
     env["PATH"] = f"{folder / 'bin'}{os.pathsep}{path}"
     env["VERILATOR_ROOT"] = folder.as_posix()

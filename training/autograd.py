@@ -12,12 +12,13 @@ from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor, peek_
 from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
 from gradsieve.training.backends import Backend, BackwardPass
-from gradsieve.training.float_backward import Upstream
-from gradsieve.training.forward import LayerTape, forward
+from gradsieve.training.float_pass import Upstream
+from gradsieve.training.forward import forward
 from gradsieve.training.layer_state import LayerState
 from gradsieve.training.methods.sieves import GradientSieve
 from gradsieve.training.methods.structured_dropout import ColumnMasks
 from gradsieve.training.statistics import StatisticsQueue
+from gradsieve.training.tape import LayerTape
 
 HOW = "use nn.LSTM's own pass (no sieve, no masks, FloatBackend) or the module's to_lstm()"
 """Where to go with what a sieved pass refuses."""
@@ -78,35 +79,42 @@ class Pass(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
         if any(is_batchedtensor(g) or is_legacy_batchedtensor(g) for g in upstream):
             raise RuntimeError(f"SievedLSTM does not support batched gradients (is_grads_batched, vmap): {HOW}")
-        *most, db = _Gradients.apply(ctx.plan, ctx.needs_input_grad[0], *upstream, *ctx.saved_tensors)
+        # a function of its own is only needed, and only costs time, where a graph of the gradients is asked for
+        gradients = _Gradients.apply if torch.is_grad_enabled() else _gradients
+        *most, db = gradients(ctx.plan, ctx.needs_input_grad[0], *upstream, *ctx.saved_tensors)
         return (*most, *(db if needed else None for needed in ctx.needs_input_grad[5:7]), None)
 
 
+def _gradients(plan: Plan, need_dx: bool, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+    """The backward pass: dx, dh0, dc0, dw_ih, dw_hh and db from dy, dh and dc, the tape, w_ih and w_hh."""
+    dy, dh, dc, x, hs, cs, gates, tanh_c, w_ih, w_hh = tensors
+    run = BackwardPass(
+        tape=LayerTape(x, hs, cs, gates, tanh_c),
+        upstream=Upstream(*(g.contiguous() for g in (dy, dh, dc))),
+        w_ih=w_ih,
+        w_hh=w_hh,
+        sieve=plan.sieve,
+        state=plan.state,
+        block=plan.block,
+        block_columns=plan.block_columns,
+        columns=plan.columns,
+        need_dx=need_dx,
+    )
+    with torch.autocast(dy.device.type, enabled=False):
+        gradients, statistics = plan.backend.backward(run)
+    plan.statistics.add(statistics)
+    dx = gradients.dx
+    if dx is not None and plan.columns is not None:
+        dx = dx * plan.columns.x_scale
+    return dx, gradients.dh0, gradients.dc0, gradients.dw_ih, gradients.dw_hh, gradients.db
+
+
 class _Gradients(torch.autograd.Function):
-    """The backward pass.  Itself a function, so that gradients of gradients are refused instead of left out."""
+    """The backward pass as a function, so that gradients of gradients are refused instead of left out."""
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor | None, ...]:
-        plan, need_dx, dy, dh, dc, *tape, w_ih, w_hh = arguments
-        run = BackwardPass(
-            tape=LayerTape(*tape),
-            upstream=Upstream(*(g.contiguous() for g in (dy, dh, dc))),
-            w_ih=w_ih,
-            w_hh=w_hh,
-            sieve=plan.sieve,
-            state=plan.state,
-            block=plan.block,
-            block_columns=plan.block_columns,
-            columns=plan.columns,
-            need_dx=need_dx,
-        )
-        with torch.autocast(dy.device.type, enabled=False):
-            gradients, statistics = plan.backend.backward(run)
-        plan.statistics.add(statistics)
-        dx = gradients.dx
-        if dx is not None and plan.columns is not None:
-            dx = dx * plan.columns.x_scale
-        return dx, gradients.dh0, gradients.dc0, gradients.dw_ih, gradients.dw_hh, gradients.db
+        return _gradients(*arguments)
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> tuple[Any, ...]:

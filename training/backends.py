@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,12 +14,15 @@ from gradsieve.golden.backward import backward as golden_backward
 from gradsieve.golden.quantize import dequantize, quantize_tape, quantize_weights
 from gradsieve.golden.types import Gradients, Masks, Sieve, SieveMode, Tape, Weights
 from gradsieve.hw.config import ConfigError, EngineConfig
-from gradsieve.training.float_backward import FloatBackward, LayerGradients, Upstream, Workspace, Workspaces
-from gradsieve.training.forward import LayerTape
+from gradsieve.training.float_backward import FloatBackward
+from gradsieve.training.float_pass import FloatPass, LayerGradients, Upstream, Workspace, Workspaces
 from gradsieve.training.layer_state import LayerState
 from gradsieve.training.methods.sieves import GradientSieve
 from gradsieve.training.methods.structured_dropout import ColumnMasks
+from gradsieve.training.native import library
+from gradsieve.training.native.passes import NativeBackward
 from gradsieve.training.statistics import PassStatistics
+from gradsieve.training.tape import LayerTape
 
 if TYPE_CHECKING:
     from gradsieve.fpga.device import Device
@@ -51,15 +56,23 @@ class Backend(Protocol):
     columns: int
     """Columns of a tile, R."""
 
-    def passes_over(self, sieve: GradientSieve, state: LayerState, H: int, B: int) -> bool:
-        """Whether the next pass of a layer had better be PyTorch's own dense one, as the sieve would save no time."""
+    def passes_over(self, sieve: GradientSieve, state: LayerState, weight: Tensor, B: int) -> bool:
+        """Whether the next pass of a layer had better be PyTorch's own dense one, as the sieve would save no time.
+
+        `weight` (4H, n) is one of the layer's, `B` the batch of the first step.
+        """
 
     def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
         """The gradients of the pass, in the dtype and on the device of its tensors, and what it did."""
 
 
-def _float_pass(run: BackwardPass, mode: SieveMode, tau: float, lanes: int, workspace: Workspace) -> FloatBackward:
-    return FloatBackward(
+AnyPass = TypeVar("AnyPass", bound=FloatPass)
+
+
+def _float_pass(
+    kind: type[AnyPass], run: BackwardPass, mode: SieveMode, tau: float, lanes: int, workspace: Workspace
+) -> AnyPass:
+    return kind(
         tape=run.tape,
         upstream=run.upstream,
         w_ih=run.w_ih,
@@ -76,7 +89,7 @@ def _float_pass(run: BackwardPass, mode: SieveMode, tau: float, lanes: int, work
 
 def _measure(run: BackwardPass, lanes: int, workspace: Workspace) -> None:
     """Choose the first threshold of a steered sieve from a dense float pass, whatever the backend: all agree."""
-    dense = _float_pass(run, SieveMode.DENSE, 0.0, lanes, workspace)
+    dense = _float_pass(FloatBackward, run, SieveMode.DENSE, 0.0, lanes, workspace)
     dense.run()
     run.state.threshold.measure(run.sieve, dense.dz, lanes)
 
@@ -91,31 +104,55 @@ def _mode_and_tau(run: BackwardPass, lanes: int, workspace: Workspace) -> tuple[
     return (SieveMode.DENSE if tau is None else run.sieve.mode), tau
 
 
-def _steer(run: BackwardPass, statistics: PassStatistics) -> None:
-    if statistics.tau is None:
-        return
-    if run.sieve.of_elements:
-        share = statistics.elements / statistics.all_elements
-    else:
-        share = statistics.kept_rows / statistics.all_rows
-    run.state.threshold.observe(run.sieve, share)
+def _steer(run: BackwardPass, statistics: PassStatistics, rows: float) -> None:
+    """Move the threshold after a pass that kept this share of the rows."""
+    if statistics.tau is not None:
+        elements = statistics.elements / statistics.all_elements
+        run.state.threshold.observe(run.sieve, elements if run.sieve.of_elements else rows)
 
 
 PROBE = 32
 """A fixed threshold that gained nothing is tried again after so many passes."""
-ROW_COST, COPY_COST, STEP_COST, MARGIN = 1.9, 15, 2000, 0.9
-"""Of a sieved pass, relative to PyTorch's dense one: a row kept takes ROW_COST + COPY_COST / B of a dense row, every
-pass STEP_COST / (B H) besides; below MARGIN it is worth while.  Fitted to `gradsieve speed` on one CPU; others differ.
-"""
+MARGIN = 0.9
+"""Sieving is worth while below so much of the time of PyTorch's dense pass."""
 
 
-def sieving_pays(share: float, H: int, B: int) -> bool:
+@dataclass(frozen=True)
+class Costs:
+    """Of a sieved pass, in times of PyTorch's dense one: a row kept takes `row` + `copy` / B of a dense row, every pass
+    `step` / (B H) besides.  Fitted to `gradsieve speed` on one CPU; others differ.
+    """
+
+    row: float
+    copy: float
+    step: float
+
+
+COMPILED, OPERATIONS = Costs(row=1.15, copy=0, step=600), Costs(row=1.9, copy=15, step=2000)
+
+
+def sieving_pays(share: float, H: int, B: int, costs: Costs = COMPILED) -> bool:
     """Whether a float pass that keeps `share` of the rows in the whole batch is faster than PyTorch's dense one."""
-    return share * (ROW_COST + COPY_COST / B) + STEP_COST / (B * H) < MARGIN
+    return share * (costs.row + costs.copy / B) + costs.step / (B * H) < MARGIN
+
+
+@cache
+def _warn_of_speed(device: torch.device) -> None:
+    """Warn once for each device whose speed nobody has measured."""
+    if device.type not in ("cpu", "meta"):
+        warnings.warn(
+            f"sieved passes on {device} run in PyTorch's operations and have not been measured there: they are for "
+            "study, not for speed",
+            stacklevel=2,
+        )
 
 
 class FloatBackend:
-    """The fast path, on any device of PyTorch: GEMMs over the surviving rows or columns only.
+    """Floats, on any device of PyTorch: GEMMs over the surviving rows or columns only.
+
+    float32 and float64 on a CPU take compiled passes (`gradsieve.training.native`), which are built on first use;
+    everything else, or all without a C++ compiler, takes PyTorch's operations, which compute the same up to rounding.
+    On other devices these are for study, not for speed, as one warning says.
 
     `lanes`: lanes of a batch tile.  None, the whole batch, is what a CPU or GPU gains most from.  A number, as an
     engine's C, studies the engine's narrow tiles, which keep more sparsity: the GEMMs of a step run over every row that
@@ -141,7 +178,7 @@ class FloatBackend:
         faster = ", dense_where_faster=True" if self.dense_where_faster else ""
         return f"FloatBackend(lanes={self.lanes}, columns={self.columns}{faster})"
 
-    def passes_over(self, sieve: GradientSieve, state: LayerState, H: int, B: int) -> bool:
+    def passes_over(self, sieve: GradientSieve, state: LayerState, weight: Tensor, B: int) -> bool:
         """See `Backend`."""
         if sieve.dense:
             return True
@@ -151,7 +188,8 @@ class FloatBackend:
             # Of the rows, the element sieve keeps more than its target of the elements: only trying tells how many.
             known = sieve.target if not sieve.of_elements else None
             share = known if known is not None else state.share
-            if share is None or sieving_pays(share, H, B):
+            costs = COMPILED if library.serves(weight) else OPERATIONS
+            if share is None or sieving_pays(share, len(weight) // 4, B, costs):
                 return False
             if known is None and state.rested >= PROBE:
                 state.rested = 0
@@ -162,11 +200,13 @@ class FloatBackend:
     def backward(self, run: BackwardPass) -> tuple[LayerGradients, PassStatistics]:
         """See `Backend`."""
         H, I, B, T = run.tape.sizes
+        _warn_of_speed(run.tape.x.device)
         lanes = min(self.lanes or B, B)
         with self._workspaces.borrowed() as workspace:
             with run.state.lock:
                 mode, tau = _mode_and_tau(run, lanes, workspace)
-            gradients, kept = _float_pass(run, mode, tau or 0.0, lanes, workspace).run()
+            kind = NativeBackward if library.serves(run.tape.x) else FloatBackward
+            gradients, kept = _float_pass(kind, run, mode, tau or 0.0, lanes, workspace).run()
         statistics = PassStatistics(
             layer=run.state.layer, H=H, I=I, B=B, T=T,
             lanes=self.lanes or B,
@@ -176,13 +216,14 @@ class FloatBackend:
             tau=tau,
             block=run.block if run.block_columns == self.columns else None,
             column=_column_tiles(run, self.columns),
+            gemm_seconds=kept.gemm_seconds,
         )  # fmt: skip
         # every NaN and infinity of a gate gradient is kept, and so in db: what it did to the rows says nothing
-        if bool(gradients.db.isfinite().all()):
+        if kept.finite:
             with run.state.lock:
                 if mode != SieveMode.DENSE:
-                    run.state.share = statistics.kept_rows / statistics.all_rows
-                _steer(run, statistics)
+                    run.state.share = kept.share
+                _steer(run, statistics, kept.share)
         return gradients, statistics
 
 
@@ -208,7 +249,7 @@ class GoldenBackend:
         )
         return f"GoldenBackend({engine})"
 
-    def passes_over(self, sieve: GradientSieve, state: LayerState, H: int, B: int) -> bool:
+    def passes_over(self, sieve: GradientSieve, state: LayerState, weight: Tensor, B: int) -> bool:
         """Never: even a dense pass is an integer one."""
         return False
 
@@ -273,7 +314,7 @@ class GoldenBackend:
             quantized=quantized | more,
             cycles=cycles,
         )  # fmt: skip
-        _steer(run, statistics)
+        _steer(run, statistics, statistics.kept_rows / statistics.all_rows)
         real = dequantize(config, integers, scale)
         like = upstream.dy
         gradients = LayerGradients(

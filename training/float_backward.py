@@ -1,91 +1,21 @@
-"""The float backend's backward pass: gate gradients, sieve, and GEMMs over the surviving rows or columns only."""
+"""The float backend's backward pass in PyTorch's operations, for what the compiled one (`native`) does not serve.
+
+Gate gradients, sieve, and GEMMs over the surviving rows or columns only.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from gradsieve.golden.types import SieveMode
-from gradsieve.training.forward import LayerTape, compaction_pays
+from gradsieve.training.float_pass import FloatPass, Kept, LayerGradients, Workspace
+from gradsieve.training.forward import compaction_pays
 from gradsieve.training.methods.sieves import Sifted, sift
-from gradsieve.training.methods.structured_dropout import ColumnMasks, kept_columns
-
-
-@dataclass(frozen=True)
-class Upstream:
-    """Gradients that reach the layer: `dy` (T, B, H), and `dh`, `dc` (B, H) of the state after the last step."""
-
-    dy: Tensor
-    dh: Tensor
-    dc: Tensor
-
-
-@dataclass(frozen=True)
-class LayerGradients:
-    """`dx` (T, B, I; None if nobody needs it), `dh0`, `dc0` (B, H), `dw_ih` (4H, I), `dw_hh` (4H, H), `db` (4H).
-
-    dx is the gradient of the tape's x: what the dropout did to it is not undone.
-    """
-
-    dx: Tensor | None
-    dh0: Tensor
-    dc0: Tensor
-    dw_ih: Tensor
-    dw_hh: Tensor
-    db: Tensor
-
-
-@dataclass(frozen=True)
-class Kept:
-    """What the sieve kept: `rows` (T, batch_tiles, 4H) bool, and elements of dz' that are not zero (dense: all)."""
-
-    rows: Tensor
-    elements: int
-
-
-class Workspace:
-    """Buffers that live from pass to pass: fresh memory costs as much as the arithmetic on it."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, Tensor] = {}
-
-    def get(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        """An uninitialised buffer of this shape; the one of the last call with this name if it fits."""
-        size = torch.Size(shape).numel()
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < size or buffer.dtype != like.dtype or buffer.device != like.device:
-            buffer = self._buffers[name] = like.new_empty(size)
-        return buffer[:size].view(shape)
-
-
-class Workspaces:
-    """Workspaces that wait for a pass: each has its own while it runs, as passes may run in several threads at once."""
-
-    def __init__(self) -> None:
-        self._idle: list[Workspace] = []
-
-    @contextmanager
-    def borrowed(self) -> Iterator[Workspace]:
-        """A workspace that nobody else uses in this block: the last one that was given back, or a new one."""
-        try:
-            workspace = self._idle.pop()
-        except IndexError:
-            workspace = Workspace()
-        try:
-            yield workspace
-        finally:
-            self._idle.append(workspace)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Workspaces:
-        return Workspaces()
-
-    def __reduce__(self) -> tuple[type[Workspaces], tuple[()]]:
-        return Workspaces, ()
+from gradsieve.training.methods.structured_dropout import kept_columns
+from gradsieve.training.tape import LayerTape
 
 
 @dataclass
@@ -171,33 +101,18 @@ class _Side:
         return values if self.mask is None else values * self.mask[t]
 
 
-@dataclass
-class FloatBackward:
-    """One backward pass; `run` gives the gradients and what was kept.
+class FloatBackward(FloatPass):
+    """One backward pass in PyTorch's operations.
 
-    `w_ih` and `w_hh` are the effective weights (masks applied; w_hh without the dropout's scale).  `lanes` is the width
-    of a batch tile.  Each step uses what costs least: GEMMs over the rows that the sieve kept, over the columns that
-    the dropout kept, or over everything.
+    Each step uses what costs least: GEMMs over the rows that the sieve kept, over the columns that the dropout kept, or
+    over everything.
     """
 
-    tape: LayerTape
-    upstream: Upstream
-    w_ih: Tensor
-    w_hh: Tensor
-    mode: SieveMode
-    tau: float
-    lanes: int
-    columns: ColumnMasks | None
-    generator: torch.Generator | None
-    workspace: Workspace
-    need_dx: bool = True
-
     def run(self) -> tuple[LayerGradients, Kept]:
-        """Raises nothing of its own: shapes were checked where the tape was made."""
+        """See `FloatPass`."""
         H, I, B, T = self.tape.sizes
         like = self.upstream.dy
-        x_mask, h_mask = self.columns.by_column(like.device) if self.columns is not None else (None, None)
-        h_scale = self.columns.h_scale if self.columns is not None and h_mask is not None else 1.0
+        (x_mask, h_mask), h_scale = self.masks, self.h_scale
         w_hh = self.w_hh if h_scale == 1 else self.w_hh * h_scale
         self.x = _Side("ih", self.w_ih, self.tape.x, x_mask, self.workspace)
         self.h = _Side("hh", w_hh, self.tape.hs[:-1], h_mask, self.workspace)
@@ -213,7 +128,8 @@ class FloatBackward:
         if h_scale != 1:
             dw_hh.mul_(h_scale)
         gradients = LayerGradients(self.dx, self.dh, self.dc, self.x.gradient(), dw_hh, self.db)
-        return gradients, Kept(rows.cpu(), int(elements))
+        share = int(rows.count_nonzero()) / rows.numel()
+        return gradients, Kept(rows.cpu(), int(elements), share, bool(self.db.isfinite().all()))
 
     def _steps(self, lanes: int, rows: Tensor) -> int | Tensor:
         H, _, B, T = self.tape.sizes
@@ -221,10 +137,7 @@ class FloatBackward:
         f = self.tape.gates[:, :, H : 2 * H]
         self.dh, self.dc = self.upstream.dh, self.upstream.dc.clone()
         elements: int | Tensor = 0
-        draws = None
-        if self.mode == SieveMode.STOCHASTIC:
-            like = self.tape.gates
-            draws = torch.rand(rows.shape, generator=self.generator, dtype=like.dtype).to(like.device)
+        draws = self.draws(rows.shape[1])
         for t in reversed(range(T)):
             dh = self.dh + self.upstream.dy[t]
             self.dc.addcmul_(dh, factors.cell[t])

@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
+from gradsieve.training.float_pass import Workspaces
 from gradsieve.training.methods.structured_dropout import ColumnMasks, kept_columns
+from gradsieve.training.native import library, passes
+from gradsieve.training.tape import LayerTape
+
+_WORKSPACES = Workspaces()
 
 GATHER_LANES = 16
 """Copying a row of a weight matrix costs about as much as its GEMM with so many lanes (`gradsieve speed`)."""
-
-
-@dataclass(frozen=True)
-class LayerTape:
-    """What the backward pass needs.  `hs`, `cs` (T+1, B, H) begin with h0 and c0; `gates` (T, B, 4H) hold i, f, g, o;
-    `tanh_c` (T, B, H); `x` (T, B, I) is scaled and masked by the dropout, if there is one.
-    """
-
-    x: Tensor
-    hs: Tensor
-    cs: Tensor
-    gates: Tensor
-    tanh_c: Tensor
-
-    @property
-    def sizes(self) -> tuple[int, int, int, int]:
-        """H, I, B, T."""
-        steps, batch, inputs = self.x.shape
-        return self.tanh_c.shape[2], inputs, batch, steps
 
 
 def forward(
@@ -40,18 +24,36 @@ def forward(
     `x` (T, B, I), `h0`, `c0` (B, H), `w_ih` (4H, I), `w_hh` (4H, H), `bias` (4H), the sum of both of `torch.nn.LSTM`.
     With `columns`, x is masked and scaled, and so is the h that each step reads (not the h that it returns).
     """
+    x_mask, h_mask = columns.by_column(x.device) if columns is not None else (None, None)
+    h_scale = 1.0
+    if columns is not None:
+        if x_mask is not None:
+            x = x * (x_mask[:, None].to(x.dtype) * columns.x_scale)
+        if h_mask is not None:
+            h_scale = columns.h_scale
+    if library.serves(x, h0, c0, w_ih, w_hh):
+        with _WORKSPACES.borrowed() as workspace:
+            arrays = passes.forward(x, h0, c0, w_ih, w_hh, bias, (x_mask, h_mask), h_scale, workspace.block)
+        return LayerTape(x, *arrays)
+    return _in_operations(x, h0, c0, w_ih, w_hh if h_scale == 1 else w_hh * h_scale, bias, x_mask, h_mask)
+
+
+def _in_operations(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    bias: Tensor | None,
+    x_mask: Tensor | None,
+    h_mask: Tensor | None,
+) -> LayerTape:
+    """In PyTorch's operations; x is masked and scaled already, and w_hh scaled."""
     T, B, _ = x.shape
     H = h0.shape[1]
     hs, cs = x.new_empty(T + 1, B, H), x.new_empty(T + 1, B, H)
     hs[0], cs[0] = h0, c0
     tanh_c = x.new_empty(T, B, H)
-    x_mask, h_mask = columns.by_column(x.device) if columns is not None else (None, None)
-    if x_mask is not None:
-        assert columns is not None
-        x = x * (x_mask[:, None].to(x.dtype) * columns.x_scale)
-    if h_mask is not None:
-        assert columns is not None
-        w_hh = w_hh * columns.h_scale
     gates = _input_part(x, w_ih, bias, x_mask)
     w_hh_t = w_hh.t()
     compact = h_mask is not None and _pays(h_mask, B)

@@ -190,7 +190,7 @@ class SievedLSTM(nn.LSTM):
             )
         if not self.sieve.dense and _top_saved_tensors_default_hooks(True) is not None:
             return False  # a checkpoint's second forward pass must take the way of the first
-        over = [self.backend.passes_over(self.sieve, state, self.hidden_size, batch) for state in self.states]
+        over = [self.backend.passes_over(self.sieve, state, self._like, batch) for state in self.states]
         return all(over)
 
     def forward(self, input: Any, hx: State | None = None) -> tuple[Any, State]:

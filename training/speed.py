@@ -19,7 +19,7 @@ from gradsieve.training.methods.sieves import GradientSieve, RowSieve
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 
 WARM_UP = 8
-"""Passes before the measured ones: caches fill, and thresholds settle."""
+"""Passes of each side before the measured ones: caches fill, and thresholds settle."""
 GRADIENT = 1e-2
 """Standard deviation of the gradients that are sent back."""
 
@@ -28,19 +28,30 @@ GRADIENT = 1e-2
 class Pair:
     """Seconds of the forward and backward pass, the median of all repeats, of PyTorch's layer and of ours.
 
-    `speedup` is the median of the ratios of backward passes that ran one after the other, `total` that of both passes.
+    `speedup` is the median of the ratios of backward passes that ran one after the other, `forward_speedup` that of
+    forward passes, `total` that of both together.  `kept`: the share of gate rows that ours kept; `gemm_share`: the
+    median share of our backward pass that was spent in GEMMs, None where it ran in PyTorch's operations.
     """
 
     forward: tuple[float, float]
     backward: tuple[float, float]
     speedup: float
+    forward_speedup: float
     total: float
     kept: float
+    gemm_share: float | None
+
+    @property
+    def allowed(self) -> float:
+        """The ratio of backward passes that the arithmetic left over would allow, at equal speed of all of it."""
+        return 1 / self.kept
 
 
 @dataclass(frozen=True)
 class Sized:
-    """The backward passes of one size, by the share of rows kept; in `fallback` with `dense_where_faster`."""
+    """The passes of one size, by the share of rows kept; in `fallback` with `dense_where_faster`, which needs whole
+    batches.
+    """
 
     H: int
     B: int
@@ -73,9 +84,10 @@ def measure(
     shares: Sequence[float],
     repeats: int,
     method: type[GradientSieve] = RowSieve,
+    lanes: int | None = None,
     step: Callable[[str], None] = lambda name: None,
 ) -> Sized:
-    """Time both layers at I = H, batch tiles as wide as the batch, for each share of rows kept.
+    """Time both layers at I = H for each share of rows kept, of batch tiles of `lanes`, None for the whole batch.
 
     Every repeat runs PyTorch's pass and ours in turn, so that what else the machine does touches both.
     """
@@ -85,7 +97,10 @@ def measure(
     for share in shares:
         step(f"H = {H}, B = {B}, {100 * share:g} % of rows")
         sieve = method(target=share) if share < 1 else method(tau=0.0)
-        for backend, out in ((FloatBackend(), pairs), (FloatBackend(dense_where_faster=True), fallback)):
+        backends = [(FloatBackend(lanes), pairs)]
+        if lanes is None:
+            backends.append((FloatBackend(dense_where_faster=True), fallback))
+        for backend, out in backends:
             ours, _, _ = _layer(SievedLSTM, H, B, T)
             ours.sieve, ours.backend = sieve, backend
             with warnings.catch_warnings():  # that passes are left to PyTorch is what is measured
@@ -125,16 +140,19 @@ def _run(module: nn.Module, x: Tensor, dy: Tensor) -> Run:
 
 def _pair(theirs: Run, ours: Run, repeats: int, layer: SievedLSTM) -> Pair:
     for _ in range(WARM_UP):
+        theirs()
         ours()
-    theirs()
     layer.take_statistics()
     times = [(*theirs(), *ours()) for _ in range(repeats)]
     passes = layer.take_statistics()
+    gemms = [s.gemm_seconds for s in passes if s.gemm_seconds is not None]
     f0, b0, f1, b1 = (statistics.median(column) for column in zip(*times, strict=True))
     return Pair(
         forward=(f0, f1),
         backward=(b0, b1),
         speedup=statistics.median(t[1] / t[3] for t in times),
+        forward_speedup=statistics.median(t[0] / t[2] for t in times),
         total=statistics.median((t[0] + t[1]) / (t[2] + t[3]) for t in times),
         kept=sum(s.kept_rows for s in passes) / sum(s.all_rows for s in passes),
+        gemm_share=statistics.median(g / t[3] for g, t in zip(gemms, times, strict=True)) if gemms else None,
     )

@@ -45,6 +45,8 @@ class PassStatistics:
     saturations: Saturations | None = None
     quantized: dict[str, int] | None = None
     cycles: int | None = None
+    gemm_seconds: float | None = None
+    """What the compiled float pass spent in GEMMs; None elsewhere."""
 
     @property
     def nbytes(self) -> int:
@@ -56,7 +58,7 @@ class PassStatistics:
         """Gate rows that the sieve saw."""
         return self.T * -(-self.B // self.lanes) * 4 * self.H
 
-    @property
+    @cached_property
     def kept_rows(self) -> int:
         """Gate rows that it kept."""
         return self.all_rows if self.rows is None else int(self.rows.sum())

@@ -1,4 +1,4 @@
-"""`gradsieve speed`: the float backend's backward pass beside PyTorch's own, on this machine."""
+"""`gradsieve speed`: the float backend's passes beside PyTorch's own, on this machine."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def command(
     kept: Annotated[str, typer.Option(metavar="SHARES", help="Shares of the gate rows kept.")] = "1,0.5,0.2,0.1",
     method: Annotated[str, typer.Option(metavar="SIEVE", help="row or stochastic.")] = "row",
     window: Annotated[int, typer.Option(help="Time steps.", min=1, max=LARGEST)] = 35,
+    lanes: Annotated[
+        int | None,
+        typer.Option(help="Lanes of a batch tile; the whole batch by default.", min=1, max=LARGEST, show_default=False),
+    ] = None,
     dropout: Annotated[
         float | None, typer.Option(metavar="P", help="Also measure structured dropout with this probability.")
     ] = None,
@@ -30,11 +34,13 @@ def command(
     threads: Annotated[int, typer.Option(help="Threads of PyTorch.", min=1, max=MAX_THREADS)] = 1,
     json: JsonOption = None,
 ) -> None:
-    """Measure how much faster sieved backward passes are than torch.nn.LSTM's, side by side.
+    """Measure how much faster sieved passes are than torch.nn.LSTM's, side by side.
 
-    A row is kept or dropped for the whole batch. 1.00 is PyTorch's time; more is faster. *break even* is the share of
-    rows kept below which sieving pays; *dense where faster* is FloatBackend(dense_where_faster=True), which leaves
-    passes to PyTorch where sieving does not pay.
+    A row is kept or dropped for a whole batch tile. 1.00 is PyTorch's time; more is faster: of the *backward* pass, the
+    *forward* pass and *both* together. *allowed* is what the arithmetic left over would allow the backward pass, at the
+    speed of PyTorch's; *in GEMMs* is the share of our backward pass that is arithmetic. *break even* is the share of
+    rows kept below which sieving pays; *dense where faster* is the backward pass of
+    FloatBackend(dense_where_faster=True), which leaves passes to PyTorch where sieving does not pay.
 
     *Examples:*
 
@@ -63,18 +69,19 @@ def command(
         with steps("speed", len(sizes) * (len(shares) + (dropout is not None))) as step:
             results, dropped = [], []
             for H, B in sizes:
-                results.append(measure(H, B, window, shares, repeats, METHODS[method], step))
+                results.append(measure(H, B, window, shares, repeats, METHODS[method], lanes, step))
                 if dropout is not None:
                     step(f"H = {H}, B = {B}, dropout")
                     pairs = [measure_dropout(H, B, window, dropout, p, repeats) for p in (0.0, dropout)]
                     dropped.append((H, B, pairs))
     finally:
         torch.set_num_threads(before)
-    _show(results, shares, method)
+    _show(results, method)
     if dropped:
         _show_dropout(dropped, dropout or 0.0)
     if json is not None:
         value: dict[str, Any] = {"threads": threads, "window": window, "method": method, "repeats": repeats}
+        value["lanes"] = lanes
         value["sizes"] = [asdict(r) | {"break_even": r.break_even} for r in results]
         value["dropout"] = [{"H": H, "B": B, "x": asdict(p[0]), "x_and_h": asdict(p[1])} for H, B, p in dropped]
         write_json(json, value)
@@ -96,25 +103,29 @@ def _shares(text: str) -> list[float]:
     return list(dict.fromkeys(parse_shares(text)))
 
 
-def _show(results: list[Sized], shares: list[float], method: str) -> None:
+def _show(results: list[Sized], method: str) -> None:
     from rich.table import Table
 
-    table = Table(title=f"backward pass of the {method} sieve, PyTorch's time over ours")
-    table.add_column("H, B", justify="right")
-    table.add_column("PyTorch, ms", justify="right")
-    for share in shares:
-        table.add_column(f"{100 * share:g} % kept", justify="right")
-    table.add_column("break even", justify="right")
-    table.add_column("dense where faster", justify="right")
+    table = Table(title=f"the {method} sieve: PyTorch's time over ours")
+    headings = ("H, B", "rows kept", "PyTorch, ms", "backward", "allowed", "in GEMMs", "forward", "both", "break even")
+    for heading in (*headings, "dense where faster"):
+        table.add_column(heading, justify="right")
     for r in results:
-        first = next(iter(r.pairs.values()))
-        table.add_row(
-            f"{r.H}, {r.B}",
-            f"{1e3 * first.backward[0]:.1f}",
-            *(f"{r.pairs[share].speedup:.2f}" for share in shares),
-            "never" if r.break_even is None else f"{100 * r.break_even:.0f} %",
-            " / ".join(f"{r.fallback[share].speedup:.2f}" for share in shares),
-        )
+        even = "never" if r.break_even is None else f"{100 * r.break_even:.0f} %"
+        for n, (share, pair) in enumerate(r.pairs.items()):
+            table.add_row(
+                f"{r.H}, {r.B}" if not n else "",
+                f"{100 * pair.kept:.0f} %",
+                f"{1e3 * pair.backward[0]:.1f}",
+                f"{pair.speedup:.2f}",
+                f"{pair.allowed:.2f}",
+                "-" if pair.gemm_share is None else f"{100 * pair.gemm_share:.0f} %",
+                f"{pair.forward_speedup:.2f}",
+                f"{pair.total:.2f}",
+                even if not n else "",
+                f"{r.fallback[share].speedup:.2f}" if r.fallback else "-",
+            )
+        table.add_section()
     console().print(table)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from gradsieve.training.backends import BackwardPass, FloatBackend
-from gradsieve.training.float_backward import LayerGradients
+from gradsieve.training.float_pass import LayerGradients
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
 from gradsieve.training.methods.sieves import RowSieve

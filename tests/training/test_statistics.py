@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from gradsieve.training.backends import PROBE, Backend, FloatBackend, GoldenBackend, sieving_pays
+from gradsieve.training.backends import OPERATIONS, PROBE, Backend, FloatBackend, GoldenBackend, sieving_pays
 from gradsieve.training.layer_state import LayerState
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.masks import WeightMasks
@@ -183,13 +183,16 @@ H, B = 512, 64
 
 
 def over(sieve: GradientSieve, state: LayerState, lanes: int | None = None, h: int = H, b: int = B) -> bool:
-    return FloatBackend(lanes=lanes, dense_where_faster=lanes is None).passes_over(sieve, state, h, b)
+    return FloatBackend(lanes=lanes, dense_where_faster=lanes is None).passes_over(
+        sieve, state, torch.zeros(4 * h, 1), b
+    )
 
 
 def test_what_pays() -> None:
     assert sieving_pays(0.2, H, B) and not sieving_pays(0.95, H, B) and not sieving_pays(0.2, 8, 4)
     shares = [sieving_pays(share / 100, H, B) for share in range(101)]
     assert shares == sorted(shares, reverse=True)  # once it does not pay, it does not for more rows
+    assert sieving_pays(0.5, H, B) and not sieving_pays(0.5, H, B, OPERATIONS)
 
 
 def test_dense_is_plain_and_lanes_always_sieve() -> None:

@@ -13,7 +13,15 @@ from gradsieve.training.speed import Pair, Sized
 
 
 def pair(speedup: float) -> Pair:
-    return Pair(forward=(1.0, 1.0), backward=(1.0, 1 / speedup), speedup=speedup, total=1.0, kept=1.0)
+    return Pair(
+        forward=(1.0, 1.0),
+        backward=(1.0, 1 / speedup),
+        speedup=speedup,
+        forward_speedup=1.0,
+        total=1.0,
+        kept=0.25,
+        gemm_share=0.5,
+    )
 
 
 def test_figures_are_ratios_of_the_times(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -32,13 +40,29 @@ def test_figures_are_ratios_of_the_times(tmp_path: Path, capsys: pytest.CaptureF
             assert f"{measured['speedup']:.2f}" in out
             # Medians of three times and of their ratios belong together.
             assert measured["backward"][0] > 0 < measured["backward"][1]
+            assert 0 < measured["gemm_share"] < 1 and f"{100 * measured['gemm_share']:.0f} %" in out
+            assert f"{measured['forward_speedup']:.2f}" in out and f"{measured['total']:.2f}" in out
+            assert f"{1 / measured['kept']:.2f}" in out
         # So small a layer cannot gain: the engine leaves it to PyTorch, all rows kept.
         assert all(measured["kept"] == 1 for measured in size["fallback"].values())
     assert len(result["dropout"]) == 2
 
 
+def test_lanes_of_a_batch_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "speed.json"
+    arguments = ["speed", "--hidden", "16", "--batch", "8", "--window", "5", "--repeats", "3", "--kept", "0.25"]
+    assert main([*arguments, "--lanes", "2", "--json", str(file)]) == 0
+    result = json.loads(file.read_text())
+    assert result["lanes"] == 2 and not result["sizes"][0]["fallback"]
+    assert result["sizes"][0]["pairs"]["0.25"]["kept"] == pytest.approx(0.25, abs=0.1)
+
+
+def test_arithmetic_allows_what_the_rows_left_over_say() -> None:
+    assert pair(2.0).allowed == 4.0
+
+
 def test_medians_are_of_pairs_that_ran_together() -> None:
-    theirs = iter([(0.0, 0.0), (1.0, 4.0), (1.0, 9.0), (1.0, 6.0)])
+    theirs = iter([(0.0, 0.0)] * speed.WARM_UP + [(1.0, 4.0), (1.0, 9.0), (1.0, 6.0)])
     ours = iter([(0.0, 0.0)] * speed.WARM_UP + [(2.0, 2.0), (1.0, 3.0), (1.0, 6.0)])
     passed = speed._layer(speed.SievedLSTM, 2, 1, 1)
     run = speed._run(*passed)
@@ -52,6 +76,7 @@ def test_medians_are_of_pairs_that_ran_together() -> None:
     assert measured.backward == (6.0, 3.0)
     assert measured.forward == (1.0, 1.0)
     assert measured.speedup == 2.0  # of 2, 3 and 1
+    assert measured.forward_speedup == 1.0  # of 1/2, 1 and 1
     assert measured.total == 5 / 4  # of 5/4, 10/4 and 7/7
     assert measured.kept == 1
 

@@ -16,11 +16,16 @@ Vector<T> sigmoid(Vector<T> z) {
 
 template <typename T>
 struct ForwardBuffers {
-  T *w_ih, *w_hh;
+  // Tiles of strips that read the same lanes one after the other, as these stay in the first cache.
+  static constexpr int64_t GROUP = 4;
 
-  ForwardBuffers(Cursor& cursor, const Sizes& s)
-      : w_ih(cursor.take<T>(strips<T>(4 * s.H) * s.I * WIDTH<T>)),
+  T *w_ih, *w_hh;  // w_ih: a group's strips, for each thread
+
+  ForwardBuffers(Cursor& cursor, const Sizes& s, const int64_t& threads)
+      : w_ih(cursor.take<T>(threads * group_size(s))),
         w_hh(cursor.take<T>(strips<T>(4 * s.H) * s.H * WIDTH<T>)) {}
+
+  static int64_t group_size(const Sizes& s) { return GROUP * STRIPS * s.I * WIDTH<T>; }
 };
 
 template <typename T>
@@ -46,30 +51,32 @@ class Forward {
   }
 
  private:
-  // Tiles of strips that read the same lanes one after the other, as these stay in the first cache.
-  static constexpr int64_t GROUP = 4;
-
   void pack(T h_scale) {
     const int64_t all = strips<T>(4 * s_.H);
     strip_.resize(all);
     std::iota(strip_.begin(), strip_.end(), 0);
-    share_out(all, (s_.I + s_.H) * WIDTH<T>, [&](int64_t begin, int64_t end) {
-      for (int64_t n = begin; n < end; n++) {
-        pack_transposed_strip(a_.w_ih, s_.I, 4 * s_.H, n, T(1), buffers_.w_ih + n * s_.I * WIDTH<T>);
+    share_out(all, s_.H * WIDTH<T>, [&](int64_t begin, int64_t end) {
+      for (int64_t n = begin; n < end; n++)
         pack_transposed_strip(a_.w_hh, s_.H, 4 * s_.H, n, h_scale, buffers_.w_hh + n * s_.H * WIDTH<T>);
-      }
     });
   }
 
-  // gates[t] = x[t] W_ih^T + bias, for all steps: a group of strips stays in the second cache.
+  // gates[t] = x[t] W_ih^T + bias, for all steps: a group of strips, packed when its turn comes, stays in the second cache.
   void inputs() {
+    constexpr int64_t GROUP = ForwardBuffers<T>::GROUP;
     const int64_t all = strips<T>(4 * s_.H), count = tiles(all), groups = (count + GROUP - 1) / GROUP;
-    share_out(groups * s_.T, GROUP * STRIPS * WIDTH<T> * s_.I * s_.B, [&](int64_t begin, int64_t end) {
+    const int64_t height = s_.I * WIDTH<T>;
+    share_out(groups * s_.T, GROUP * STRIPS * height * s_.B, [&](int64_t begin, int64_t end) {
+      T* packed = buffers_.w_ih + at::get_thread_num() * ForwardBuffers<T>::group_size(s_);
       for (int64_t task = begin; task < end; task++) {
-        const int64_t group = task / s_.T, t = task % s_.T;
+        const int64_t t = task % s_.T, first = task / s_.T * GROUP, stop = std::min(count, first + GROUP);
+        const int64_t strip = tile_begin(all, first);
+        if (task == begin || t == 0)
+          for (int64_t n = strip; n < tile_begin(all, stop); n++)
+            pack_transposed_strip(a_.w_ih, s_.I, 4 * s_.H, n, T(1), packed + (n - strip) * height);
         multiply(
-            x_kept_, t, {a_.x + t * s_.B * s_.I, s_.I}, Strips<T>::packed(buffers_.w_ih, s_.I), a_.bias, 0,
-            group * GROUP, std::min(count, (group + 1) * GROUP));
+            x_kept_, t, {a_.x + t * s_.B * s_.I, s_.I}, Strips<T>::packed(packed - strip * height, s_.I), a_.bias, 0,
+            first, stop);
       }
     });
   }

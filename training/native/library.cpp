@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> lstm_forward(
         hs.data_ptr<T>(), cs.data_ptr<T>(), gates.data_ptr<T>(), tanh_c.data_ptr<T>()};
     Forward<T>(
         sizes, arrays, Kept::of(x_mask, sizes.T, sizes.I, T()), Kept::of(h_mask, sizes.T, sizes.H, T()),
-        buffers_in<ForwardBuffers<T>>(workspace, sizes))
+        buffers_in<ForwardBuffers<T>>(workspace, sizes, static_cast<int64_t>(at::get_num_threads())))
         .run(static_cast<T>(h_scale));
   });
   return {hs, cs, gates, tanh_c};

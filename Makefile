@@ -67,8 +67,8 @@ bench: setup ## Measure the engine against the dense baseline
 	@$(BIN)/gradsieve bench
 
 .PHONY: tables
-tables: setup ## Measure again and rewrite the tables of results in the docs (10 minutes)
-	$(BIN)/python docs/tables.py --measure
+tables: setup ## Measure again and rewrite the tables of results in the docs (10 minutes; MEASURE="NAME ..." names longer ones)
+	$(BIN)/python -m docs.tables --measure $(MEASURE)
 
 .PHONY: docs
 docs: setup ## Build the documentation as a site into build/site

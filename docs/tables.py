@@ -1,14 +1,22 @@
 """The tables of results in README.md and docs/, from what the commands wrote with `--json`.
 
-A table stands between two marks, the first of which names it and the command that makes it:
+A table stands between two marks. The first says what kind of table it is (see docs/renderers.py) and which measurements
+it is made of, each with its name and its command:
 
-    <!-- begin table NAME: gradsieve VERB ARGUMENTS -->
+    <!-- begin table KIND of NAME: gradsieve VERB ARGUMENTS -->
     <!-- end table -->
 
-Where the verb is one of `RENDERERS`, the file docs/measurements/NAME.json holds what the command wrote, and the table
-is made of it.  Tables of other verbs take hours; they are copied from the command's own output.
+Several measurements stand on a line each:
 
-`python docs/tables.py` rewrites the tables, with `--measure` it runs their commands first (`make tables`, minutes).
+    <!-- begin table KIND of
+         NAME: gradsieve VERB ARGUMENTS
+         NAME: gradsieve VERB ARGUMENTS -->
+    <!-- end table -->
+
+The file docs/measurements/NAME.json holds what the command wrote; several tables may be made of one measurement.
+
+`python -m docs.tables` rewrites the tables. With `--measure` it first runs the commands that take no more than minutes,
+with `--measure NAME ...` those of the measurements named.
 """
 
 from __future__ import annotations
@@ -19,36 +27,47 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from docs.renderers import RENDERERS
+
 ROOT = Path(__file__).resolve().parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
 PICTURE = ROOT / "docs" / "images" / "demo.png"
+QUICK = ("bench", "demo", "deploy", "train")
+"""Verbs that take no more than minutes; studies and builds take hours, and `speed` wants an idle machine."""
+PENDING = ("speed",)
+"""Measurements that are yet to be made: tables of theirs stay as they are."""
 
 BLOCK = re.compile(
-    r"^<!-- begin table (?P<name>\S+): (?P<command>.+?) -->\n(?P<text>.*?)^<!-- end table -->$",
+    r"^(?P<mark><!-- begin table (?P<kind>\S+) of\s(?P<sources>[^>]*?)\s*-->\n)(?P<text>.*?)^<!-- end table -->$",
     re.MULTILINE | re.DOTALL,
 )
+SOURCE = re.compile(r"\s*(?P<name>\w+): (?P<command>\S.*)")
 
 
 @dataclass(frozen=True)
-class Block:
-    """A marked table: its name, the words of its command without `gradsieve`, and its text."""
+class Measurement:
+    """A command, by the words behind `gradsieve`, and the name of what it wrote."""
 
     name: str
     arguments: tuple[str, ...]
-    text: str
 
     @classmethod
-    def of(cls, match: re.Match[str]) -> Block:
-        """The block of a match of BLOCK.  Raises ValueError for a command that is not gradsieve's."""
+    def of(cls, line: str) -> Measurement:
+        """The measurement of a line of a mark.  Raises ValueError for a command that is not gradsieve's."""
+        match = SOURCE.fullmatch(line)
+        if match is None:
+            raise ValueError(f"a measurement must read NAME: gradsieve VERB ARGUMENTS, got {line.strip()!r}")
         program, *arguments = shlex.split(match["command"])
         if program != "gradsieve" or not arguments:
-            raise ValueError(f"table {match['name']}: {match['command']!r} is no command of gradsieve")
-        return cls(match["name"], tuple(arguments), match["text"])
+            raise ValueError(f"measurement {match['name']}: {match['command']!r} is no command of gradsieve")
+        return cls(match["name"], tuple(arguments))
 
     @property
     def verb(self) -> str:
@@ -56,9 +75,39 @@ class Block:
         return self.arguments[0]
 
     @property
-    def measurement(self) -> Path:
+    def path(self) -> Path:
         """The file that its command writes with `--json`."""
         return MEASUREMENTS / f"{self.name}.json"
+
+    def result(self) -> dict[str, Any]:
+        """What its command wrote.  Raises OSError if it has not run."""
+        found: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+        return found
+
+
+@dataclass(frozen=True)
+class Block:
+    """A marked table: its first mark, its kind, what it is made of, and its text."""
+
+    mark: str
+    kind: str
+    sources: tuple[Measurement, ...]
+    text: str
+
+    @classmethod
+    def of(cls, match: re.Match[str]) -> Block:
+        """The block of a match of BLOCK.  Raises ValueError for a kind or a measurement that there cannot be."""
+        if match["kind"] not in RENDERERS:
+            raise ValueError(f"a table must be one of {', '.join(RENDERERS)}, got {match['kind']!r}")
+        sources = tuple(Measurement.of(line) for line in match["sources"].splitlines())
+        return cls(match["mark"], match["kind"], sources, match["text"])
+
+    def rendered(self) -> str:
+        """Both marks, and the table made anew between them.  Raises OSError if a measurement is missing."""
+        if any(source.name in PENDING for source in self.sources):
+            return f"{self.mark}{self.text}<!-- end table -->"
+        made = RENDERERS[self.kind](*(source.result() for source in self.sources))
+        return f"{self.mark}{made}<!-- end table -->"
 
 
 def pages() -> list[Path]:
@@ -71,66 +120,20 @@ def blocks(text: str) -> Iterator[Block]:
     return (Block.of(match) for match in BLOCK.finditer(text))
 
 
-def table(headings: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, all columns but the first aligned to the right."""
-    rule = ["---"] + ["---:"] * (len(headings) - 1)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (headings, rule, *rows))
-
-
-def bench(result: dict[str, Any]) -> str:
-    """The table of `gradsieve bench`."""
-    headings = ["rows kept", "cycles", "indices", "stream efficiency", "array utilisation", "speedup", "indices ratio"]
-    headings += ["speedup with transfers", "mismatches"]
-    rows = [
-        [
-            f"{100 * level['kept']:.4g} %",
-            f"{level['cycles']:,}",
-            f"{level['indices']:,}",
-            f"{level['stream_efficiency']:.3f}",
-            f"{level['array_utilisation']:.3f}",
-            f"{level['speedup']:.2f}×",
-            f"{level['indices_ratio']:.2f}×",
-            f"{level['speedup_with_transfers']:.2f}×",
-            f"{level['mismatches']:,}",
-        ]
-        for level in result["levels"]
-    ]
-    return table(headings, rows)
-
-
-def demo(result: dict[str, Any]) -> str:
-    """The table of `gradsieve demo`."""
-    headings = ["mode", "rows kept", "elements kept", "cycles", "speedup", "mismatches", "gradient error"]
-    rows = [
-        [
-            mode["mode"],
-            f"{100 * mode['rows_kept_share']:.1f} %",
-            f"{100 * mode['elements_kept_share']:.1f} %",
-            f"{mode['cycles']:,}",
-            f"{mode['speedup']:.2f}×",
-            f"{mode['mismatches']:,}",
-            f"{100 * mode['gradient_error']:.3g} %",
-        ]
-        for mode in result["modes"]
-    ]
-    return table(headings, rows)
-
-
-RENDERERS: dict[str, Callable[[dict[str, Any]], str]] = {"bench": bench, "demo": demo}
-"""By verb: from what its command wrote to a table."""
-
-
 def rendered(text: str) -> str:
-    """A page with every table that can be made anew made anew.  Raises OSError if a measurement is missing."""
+    """A page with every table made anew.  Raises OSError if a measurement is missing."""
+    return BLOCK.sub(lambda match: Block.of(match).rendered(), text)
 
-    def renew(match: re.Match[str]) -> str:
-        block = Block.of(match)
-        if block.verb not in RENDERERS:
-            return match[0]
-        made = RENDERERS[block.verb](json.loads(block.measurement.read_text(encoding="utf-8")))
-        return f"<!-- begin table {block.name}: {match['command']} -->\n{made}<!-- end table -->"
 
-    return BLOCK.sub(renew, text)
+def measurements() -> dict[str, Measurement]:
+    """All that the tables are made of, by name.  Raises ValueError if a name stands for two commands."""
+    found: dict[str, Measurement] = {}
+    for page in pages():
+        for block in blocks(page.read_text(encoding="utf-8")):
+            for source in block.sources:
+                if found.setdefault(source.name, source) != source:
+                    raise ValueError(f"measurement {source.name} must have one command, got {source.arguments} too")
+    return found
 
 
 def shrink(picture: Path, path: Path) -> None:
@@ -141,23 +144,51 @@ def shrink(picture: Path, path: Path) -> None:
     colours.save(path, "PNG", optimize=True)
 
 
-def measure() -> None:
-    """Run the command of every table that can be made anew.  Raises CalledProcessError if one fails."""
-    wanted = {b.name: b for page in pages() for b in blocks(page.read_text(encoding="utf-8")) if b.verb in RENDERERS}
+@contextmanager
+def virtual_board(preset: str, port: str) -> Iterator[None]:
+    """A virtual board on that port, as long as this block lasts.  Raises CalledProcessError if it does not start."""
+    words = [sys.executable, "-m", "gradsieve", "board", "--virtual", "--preset", preset, "--link", port]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as board:
+        try:
+            assert board.stdout is not None
+            if not board.stdout.readline():  # its first line says that the port is there
+                raise subprocess.CalledProcessError(board.wait(), words)
+            yield
+        finally:
+            board.terminate()
+
+
+def measure(wanted: Sequence[Measurement]) -> None:
+    """Run commands, and keep what they write.  Raises CalledProcessError if one fails."""
     MEASUREMENTS.mkdir(exist_ok=True)
-    for block in wanted.values():
-        words = [sys.executable, "-m", "gradsieve", *block.arguments, "--json", str(block.measurement)]
-        subprocess.run(words, cwd=ROOT, check=True)
-        if block.verb == "demo":
-            shrink(ROOT / json.loads(block.measurement.read_text(encoding="utf-8"))["picture"], PICTURE)
+    for source in wanted:
+        print(f"{source.name}: gradsieve {shlex.join(source.arguments)}", flush=True)
+        option = dict(zip(source.arguments, source.arguments[1:], strict=False))
+        board = virtual_board(option["--preset"], option["--port"]) if source.verb == "deploy" else nullcontext()
+        with tempfile.TemporaryDirectory() as folder, board:
+            words = [sys.executable, "-m", "gradsieve", *source.arguments, "--json", str(source.path)]
+            if source.verb == "train":  # it would refuse the folder of an earlier training
+                words += ["--output", folder]
+            subprocess.run(words, cwd=ROOT, check=True)
+        if source.verb == "demo":
+            shrink(ROOT / source.result()["picture"], PICTURE)
 
 
 def main() -> None:
     """Rewrite the tables of all pages."""
-    parser = argparse.ArgumentParser(description="Rewrite the tables of results in README.md and docs/.")
-    parser.add_argument("--measure", action="store_true", help="run the tables' commands first (some minutes)")
-    if parser.parse_args().measure:
-        measure()
+    parser = argparse.ArgumentParser(prog="python -m docs.tables", description="Rewrite the tables of results.")
+    parser.add_argument(
+        "--measure",
+        nargs="*",
+        metavar="NAME",
+        help="run the commands of these measurements first; without a name, those that take minutes",
+    )
+    names, known = parser.parse_args().measure, measurements()
+    for name in names or ():
+        if name not in known:
+            parser.error(f"--measure must be of {', '.join(known)}, got {name!r}")
+    if names is not None:
+        measure([known[name] for name in names] or [m for m in known.values() if m.verb in QUICK])
     for page in pages():
         text = page.read_text(encoding="utf-8")
         new = rendered(text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from gradsieve.training.history import Record, Result
@@ -65,16 +65,26 @@ class Cell:
         values = {str(seed): value if math.isfinite(value) else None for seed, value in self.values.items()}
         return {"mean": self.mean, "spread": self.spread, "values": values, "not_reached": self.not_reached}
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Cell:
+        """The cell whose `as_json` this is."""
+        values = {int(seed): math.nan if value is None else value for seed, value in data["values"].items()}
+        return cls(values | dict.fromkeys(data["not_reached"], NOT_REACHED))
+
 
 @dataclass(frozen=True)
 class Row:
-    """A run: the seeds that are finished, those that are not, and a cell for each figure."""
+    """A run: the seeds that are finished, those that are not, and a cell for each figure by its key.
+
+    `results` are those of the finished seeds; a row that was read from JSON has none.
+    """
 
     name: str
     baseline: str
-    results: Mapping[int, Result]
+    seeds: tuple[int, ...]
     failed: tuple[int, ...]
     cells: Mapping[str, Cell]
+    results: Mapping[int, Result] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ def compare(study: Study, outcomes: Sequence[Outcome]) -> Comparison:
         done = {seed: own[seed] for seed in seeds if seed in own}
         failed = tuple(seed for seed in seeds if seed not in own)
         cells = {figure.key: _cell(figure, done, base) for figure in FIGURES}
-        rows.append(Row(run.name, run.baseline, done, failed, cells))
+        rows.append(Row(run.name, run.baseline, tuple(done), failed, cells, done))
     return Comparison(study.source, tuple(rows), tuple(o for o in outcomes if o.result is None))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from gradsieve.training.reports.report_plots import GAP
-from gradsieve.training.studies.comparison import COSTS, FIGURES, RESULTS, Comparison, Figure, Row
+from gradsieve.training.studies.comparison import COSTS, FIGURES, RESULTS, Cell, Comparison, Figure, Row
 
 NONE = "–"
 NOT_REACHED = "not reached"
@@ -21,13 +22,13 @@ def cells(row: Row, headings: tuple[str, ...], figures: tuple[Figure, ...]) -> l
 
 def seeds(row: Row) -> str:
     """The seeds that are finished, and how many are not."""
-    done = ", ".join(str(seed) for seed in row.results) or "none"
+    done = ", ".join(str(seed) for seed in row.seeds) or "none"
     return f"{done} ({len(row.failed)} failed)" if row.failed else done
 
 
 def text(row: Row, figure: Figure) -> str:
     """Mean ± spread, the spread a dash for one seed; of how many seeds, if not of all that are finished."""
-    cell, finished = row.cells[figure.key], len(row.results)
+    cell, finished = row.cells[figure.key], len(row.seeds)
     if cell.mean is None:
         return NOT_REACHED if cell.not_reached else "not finite" if cell.values else NONE
     mean, spread = _number(cell.mean, figure), NONE if cell.spread is None else _digits(cell.spread, figure)
@@ -65,7 +66,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
             {
                 "name": row.name,
                 "baseline": row.baseline,
-                "seeds": list(row.results),
+                "seeds": list(row.seeds),
                 "failed": list(row.failed),
                 **{figure.key: row.cells[figure.key].as_json() for figure in FIGURES},
             }
@@ -75,16 +76,31 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
     }
 
 
+def rows_of(data: Mapping[str, Any]) -> tuple[Row, ...]:
+    """The rows of a comparison that `as_json` wrote, without the trainings' results."""
+    return tuple(
+        Row(
+            name=run["name"],
+            baseline=run["baseline"],
+            seeds=tuple(run["seeds"]),
+            failed=tuple(run["failed"]),
+            cells={figure.key: Cell.from_json(run[figure.key]) for figure in FIGURES},
+        )
+        for run in data["runs"]
+    )
+
+
+def markdown(rows: Iterable[Row], headings: tuple[str, ...], figures: tuple[Figure, ...]) -> str:
+    """One table, for a document."""
+    lines = [[*headings, *(figure.heading for figure in figures)]]
+    lines.append(["---"] * len(headings) + ["---:"] * len(figures))
+    lines += [cells(row, headings, figures) for row in rows]
+    return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
 def as_markdown(comparison: Comparison) -> str:
     """The tables and what their columns mean, for a document."""
-    parts = []
-    for _, headings, figures in TABLES:
-        lines = [[*headings, *(figure.heading for figure in figures)]]
-        lines.append(["---"] * len(headings) + ["---:"] * len(figures))
-        lines += [cells(row, headings, figures) for row in comparison.rows]
-        parts.append(
-            "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-        )
+    parts = [markdown(comparison.rows, headings, figures).rstrip("\n") for _, headings, figures in TABLES]
     parts.append("\n".join(f"- *{heading}*: {note}." for heading, note in notes()))
     parts.append(f"Mean ± sample standard deviation over the seeds; {NONE}: not known, or one seed only.")
     parts += [f"Failed: {o.task.run}, seed {o.task.seed}: {o.error}" for o in comparison.failures]

@@ -11,7 +11,7 @@ import pytest
 from gradsieve.training.studies.cluster import Outcome
 from gradsieve.training.studies.comparison import FIGURES, NOT_REACHED, compare, cost_to_reach
 from gradsieve.training.studies.comparison_page import course, write_page
-from gradsieve.training.studies.comparison_table import TABLES, as_json, as_markdown, cells
+from gradsieve.training.studies.comparison_table import TABLES, as_json, as_markdown, cells, markdown, rows_of
 from gradsieve.training.studies.study import Study
 from tests.training.reports.report_page import Page
 from tests.training.studies.study_stand_in import dense, record, result, study
@@ -152,12 +152,12 @@ def test_every_form_has_the_same_rows(tmp_path: Path) -> None:
     compared = compare(*by_hand())
     write_page(compared, tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text())
-    markdown = as_markdown(compared).replace("\u00a0", " ")
+    document = as_markdown(compared).replace("\u00a0", " ")
     for place, (_, headings, figures) in enumerate(TABLES):
         rows = [[cell.replace("\u00a0", " ") for cell in cells(row, headings, figures)] for row in compared.rows]
         assert page.tables[place][1:] == rows
         for row in rows:
-            assert f"| {' | '.join(row)} |" in markdown
+            assert f"| {' | '.join(row)} |" in document
     assert page.tables[0][2][:4] == ["own", "1, 2, 3", "2.067 ± 0.462", "−3.00 % ± 9.90 (2 of 3 seeds)"]
     assert page.tables[1][2][2:] == [
         "1.83× ± 0.24 (2 of 3 seeds)",
@@ -171,6 +171,22 @@ def test_every_form_has_the_same_rows(tmp_path: Path) -> None:
     assert data["runs"][1]["iso_macs"]["values"] == {"1": pytest.approx(0.35), "2": None}
     assert data["runs"][1]["iso_macs"]["not_reached"] == [2]
     assert page.plots == [] and page.words.count("fewer than two points to plot") == 2  # shared by both seeds
+
+
+def test_the_json_has_what_the_tables_show() -> None:
+    found = study(dense(), {"name": "a | b", "model": {"hidden": 3}}, {"name": "failed"}, seeds=[1, 2])
+    losses = {"dense": (2.0, 1.0), "a | b": (math.nan, 1.5)}  # no number, and not reached
+    outcomes = [
+        Outcome(task, result(record(10, losses[task.run][task.seed - 1], backward=1)))
+        if task.run in losses
+        else Outcome(task, None, "no memory")
+        for task in found.tasks
+    ]
+    for compared in (compare(*by_hand()), compare(found, outcomes)):
+        rows = rows_of(json.loads(json.dumps(as_json(compared))))
+        tables = [markdown(rows, headings, figures) for _, headings, figures in TABLES]
+        assert as_markdown(compared).startswith("\n".join(tables))
+        assert [row.failed for row in rows] == [row.failed for row in compared.rows]
 
 
 def test_a_loss_that_is_never_reached_is_said_so() -> None:

@@ -41,9 +41,6 @@ MEASUREMENTS = ROOT / "docs" / "measurements"
 PICTURE = ROOT / "docs" / "images" / "demo.png"
 QUICK = ("bench", "demo", "deploy", "train")
 """Verbs that take no more than minutes; studies and builds take hours, and `speed` wants an idle machine."""
-PENDING = ("speed",)
-"""Measurements that are yet to be made: tables of theirs stay as they are."""
-
 BLOCK = re.compile(
     r"^(?P<mark><!-- begin table (?P<kind>\S+) of\s(?P<sources>[^>]*?)\s*-->\n)(?P<text>.*?)^<!-- end table -->$",
     re.MULTILINE | re.DOTALL,
@@ -104,8 +101,6 @@ class Block:
 
     def rendered(self) -> str:
         """Both marks, and the table made anew between them.  Raises OSError if a measurement is missing."""
-        if any(source.name in PENDING for source in self.sources):
-            return f"{self.mark}{self.text}<!-- end table -->"
         made = RENDERERS[self.kind](*(source.result() for source in self.sources))
         return f"{self.mark}{made}<!-- end table -->"
 

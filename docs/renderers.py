@@ -93,6 +93,25 @@ def speed(result: Result) -> str:
     return columns(form, result["sizes"])
 
 
+def steps(result: Result) -> str:
+    """The rest of what `gradsieve speed` says of each share of rows kept, below all of them."""
+
+    def measured(share: str, what: str) -> Cell:
+        def cell(size: Any) -> str:
+            value = size["pairs"][share][what]
+            if what != "gemm_share":
+                return f"{value:.2f}"
+            return NONE if value is None else f"{100 * value:.0f} %"
+
+        return cell
+
+    names = {"allowed": "allowed", "gemm_share": "in GEMMs", "forward_speedup": "forward", "total": "both"}
+    form: dict[str, Cell] = {"H, B": lambda size: f"{size['H']}, {size['B']}"}
+    for share in (s for s in result["sizes"][0]["pairs"] if float(s) < 1):
+        form |= {f"{100 * float(share):g} %: {name}": measured(share, what) for what, name in names.items()}
+    return columns(form, result["sizes"])
+
+
 def dropout(result: Result) -> str:
     """The table of `gradsieve speed --dropout`: each pass beside standard dropout and PyTorch's layer."""
 
@@ -194,6 +213,7 @@ RENDERERS: dict[str, Callable[..., str]] = {
     "costs": partial(comparison, "costs"),
     "methods": methods,
     "speed": speed,
+    "steps": steps,
     "dropout": dropout,
     "builds": builds,
     "check": check,

@@ -82,9 +82,14 @@ def command(
     if json is not None:
         value: dict[str, Any] = {"threads": threads, "window": window, "method": method, "repeats": repeats}
         value["lanes"] = lanes
-        value["sizes"] = [asdict(r) | {"break_even": r.break_even} for r in results]
+        value["sizes"] = [_sized(r) for r in results]
         value["dropout"] = [{"H": H, "B": B, "x": asdict(p[0]), "x_and_h": asdict(p[1])} for H, B, p in dropped]
         write_json(json, value)
+
+
+def _sized(r: Sized) -> dict[str, Any]:
+    pairs = {share: asdict(pair) | {"allowed": pair.allowed} for share, pair in r.pairs.items()}
+    return asdict(r) | {"pairs": pairs, "break_even": r.break_even}
 
 
 def _whole(option: str, text: str) -> list[int]:

@@ -52,8 +52,10 @@ def test_speed_is_what_the_command_prints(tmp_path: Path, capsys: pytest.Capture
         "H, B",
         *(f"{what}: {p}" for what in ("x", "x and h") for p in ("forward", "backward", "both")),
     ]
+    steps = lines(RENDERERS["steps"](measured))
+    assert steps[0] == ["H, B", "25 %: allowed", "25 %: in GEMMs", "25 %: forward", "25 %: both"]
     cells = {cell for row in rows[:-2] for cell in row}
-    assert all(cells.issuperset(row) for row in speed[1:])
+    assert all(cells.issuperset(row) for row in (*speed[1:], *steps[1:]))
     assert rows[-2:] == dropout[1:]
 
 
@@ -66,6 +68,15 @@ def test_each_share_of_rows_has_its_speedup() -> None:
     assert lines(RENDERERS["speed"]({"sizes": sizes}))[1:] == [
         ["8, 2", "1.0", "0.50", "0.75", "never"],
         ["8, 2", "1.0", "0.50", "0.75", "12 %"],
+    ]
+
+
+def test_steps_without_compiled_passes_know_no_share_of_gemms() -> None:
+    pair = {"allowed": 4.0, "gemm_share": None, "forward_speedup": 0.5, "total": 0.75}
+    sizes = [{"H": 8, "B": 2, "pairs": {"1.0": pair, "0.25": pair | {"gemm_share": share}}} for share in (None, 0.5)]
+    assert lines(RENDERERS["steps"]({"sizes": sizes}))[1:] == [
+        ["8, 2", "4.00", "–", "0.50", "0.75"],
+        ["8, 2", "4.00", "50 %", "0.50", "0.75"],
     ]
 
 

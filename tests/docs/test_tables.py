@@ -110,7 +110,7 @@ def compare(result: dict[str, Any], arguments: dict[str, Any]) -> None:
 
 
 def speed(result: dict[str, Any], arguments: dict[str, Any]) -> None:
-    assert all(result[name] == arguments[name] for name in ("threads", "window", "method", "repeats"))
+    assert all(result[name] == arguments[name] for name in ("threads", "window", "method", "repeats", "lanes"))
     sizes = [(int(H), int(B)) for H in arguments["hidden"].split(",") for B in arguments["batch"].split(",")]
     assert [(size["H"], size["B"]) for size in result["sizes"]] == sizes
     assert [(size["H"], size["B"]) for size in result["dropout"]] == sizes

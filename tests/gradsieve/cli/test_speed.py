@@ -42,7 +42,7 @@ def test_figures_are_ratios_of_the_times(tmp_path: Path, capsys: pytest.CaptureF
             assert measured["backward"][0] > 0 < measured["backward"][1]
             assert 0 < measured["gemm_share"] < 1 and f"{100 * measured['gemm_share']:.0f} %" in out
             assert f"{measured['forward_speedup']:.2f}" in out and f"{measured['total']:.2f}" in out
-            assert f"{1 / measured['kept']:.2f}" in out
+            assert measured["allowed"] == pytest.approx(1 / measured["kept"]) and f"{measured['allowed']:.2f}" in out
         # So small a layer cannot gain: the engine leaves it to PyTorch, all rows kept.
         assert all(measured["kept"] == 1 for measured in size["fallback"].values())
     assert len(result["dropout"]) == 2

@@ -77,6 +77,11 @@ def methods(*results: Result) -> str:
     return table(["run", *(f"{figure.heading}, {study}" for figure, study in pairs)], map(line, names))
 
 
+def size_of(size: Any) -> str:
+    """The sizes of a layer that `gradsieve speed` measured."""
+    return f"{size['H']}, {size['B']}"
+
+
 def speed(result: Result) -> str:
     """The table of `gradsieve speed`: the backward pass at each share of rows kept."""
     shares = list(result["sizes"][0]["pairs"])
@@ -85,7 +90,7 @@ def speed(result: Result) -> str:
         return lambda size: f"{size['pairs'][share]['speedup']:.2f}"
 
     form: dict[str, Cell] = {
-        "H, B": lambda size: f"{size['H']}, {size['B']}",
+        "H, B": size_of,
         "PyTorch, ms": lambda size: f"{1e3 * size['pairs'][shares[0]]['backward'][0]:.1f}",
         **{f"{100 * float(share):g} % kept": speedup(share) for share in shares},
         "break even": lambda size: "never" if size["break_even"] is None else f"{100 * size['break_even']:.0f} %",
@@ -106,7 +111,7 @@ def steps(result: Result) -> str:
         return cell
 
     names = {"allowed": "allowed", "gemm_share": "in GEMMs", "forward_speedup": "forward", "total": "both"}
-    form: dict[str, Cell] = {"H, B": lambda size: f"{size['H']}, {size['B']}"}
+    form: dict[str, Cell] = {"H, B": size_of}
     for share in (s for s in result["sizes"][0]["pairs"] if float(s) < 1):
         form |= {f"{100 * float(share):g} %: {name}": measured(share, what) for what, name in names.items()}
     return columns(form, result["sizes"])
@@ -123,7 +128,7 @@ def dropout(result: Result) -> str:
             f"{name}: both": lambda size: f"{size[what]['total']:.2f}",
         }
 
-    form: dict[str, Cell] = {"H, B": lambda size: f"{size['H']}, {size['B']}", **dropped("x"), **dropped("x_and_h")}
+    form: dict[str, Cell] = {"H, B": size_of, **dropped("x"), **dropped("x_and_h")}
     return columns(form, result["dropout"])
 
 

@@ -6,7 +6,6 @@ import ctypes
 import hashlib
 import os
 import shutil
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.cache import cached_verilog
 from gradsieve.rtl_gen.files import cached
-from gradsieve.rtl_gen.tools import ToolFailed, reason_of
+from gradsieve.rtl_gen.tools import run_compiler
 from gradsieve.rtl_gen.verilator import compiler, verilator_env
 from gradsieve.rtl_gen.verilog import top_name
 
@@ -33,12 +32,6 @@ RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
 COMPILER_FLAGS = ("-std=c++20", "-fPIC", "-w")
 FAST, SLOW = "-O2", "-O0"
 """Optimisation of code that runs every cycle, and of Verilator's `__Slow` and symbol files, which run once."""
-
-
-def _run(command: list[str], env: dict[str, str], folder: Path) -> None:
-    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ToolFailed(command[0], done.returncode, reason_of((done.stdout + done.stderr).splitlines()))
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
         objects, design = folder / "objects", folder / "design.v"
         shutil.copyfile(verilog, design)  # Verilator would look for variables in the path of the other
         verilate = ["verilator", "--cc", *VERILATOR_FLAGS, "--top-module", top, "--prefix", verilated]
-        _run([*verilate, "--Mdir", "objects", design.name], env, folder)
+        run_compiler([*verilate, "--Mdir", "objects", design.name], folder, env)
         root = Path(env["VERILATOR_ROOT"]) / "include"
         sources = [*sorted(objects.glob("*.cpp")), *(root / n for n in RUNTIME), wrapper.source]
         defines = [f"-D{macro}={verilated}", f'-D{macro}_HEADER="{verilated}.h"', *(f"-D{d}" for d in wrapper.defines)]
@@ -84,16 +77,16 @@ def build(verilog: Path, top: str, wrapper: Wrapper) -> Path:
         def compile_one(source: Path) -> str:
             target = objects / f"{source.stem}.o"
             optimisation = SLOW if source.stem.endswith(("__Slow", "__Syms")) else FAST
-            _run(
+            run_compiler(
                 [*command, *COMPILER_FLAGS, optimisation, *defines, *includes, "-c", str(source), "-o", str(target)],
-                env,
                 folder,
+                env,
             )
             return str(target)
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = list(pool.map(compile_one, sources))
-        _run([*command, "-shared", "-o", f"{wrapper.name}.so", *compiled, "-lpthread"], env, folder)
+        run_compiler([*command, "-shared", "-o", f"{wrapper.name}.so", *compiled, "-lpthread"], folder, env)
         for path in objects.iterdir():
             path.unlink()
         objects.rmdir()

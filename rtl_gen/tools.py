@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from gradsieve.rtl_gen.extras import how_to_install, missing
@@ -79,6 +79,13 @@ def run(command: Sequence[str], folder: Path, log: str, follow: Callable[[str], 
             process.wait()
     if status != 0:
         raise ToolFailed(tool, status, reason_of(lines))
+
+
+def run_compiler(command: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> None:
+    """Run a compiler, or what writes its input, in `folder`.  Raises ToolFailed if it ends with an error."""
+    done = subprocess.run(command, env=env, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise ToolFailed(command[0], done.returncode, reason_of((done.stdout + done.stderr).splitlines()))
 
 
 def reason_of(lines: Sequence[str]) -> str:

@@ -129,7 +129,7 @@ class FloatPass(ABC):
     @property
     def h_scale(self) -> float:
         """What the dropout multiplied the h that survived by."""
-        return self.columns.h_scale if self.columns is not None and self.columns.h is not None else 1.0
+        return self.columns.h_scale if self.columns is not None else 1.0
 
     def draws(self, batch_tiles: int) -> Tensor | None:
         """The random numbers of the stochastic sieve, (T, batch_tiles, 4H), from 0 to below 1, all drawn at once."""

@@ -24,13 +24,11 @@ def forward(
     `x` (T, B, I), `h0`, `c0` (B, H), `w_ih` (4H, I), `w_hh` (4H, H), `bias` (4H), the sum of both of `torch.nn.LSTM`.
     With `columns`, x is masked and scaled, and so is the h that each step reads (not the h that it returns).
     """
-    x_mask, h_mask = columns.by_column(x.device) if columns is not None else (None, None)
-    h_scale = 1.0
+    x_mask, h_mask, h_scale = None, None, 1.0
     if columns is not None:
+        (x_mask, h_mask), h_scale = columns.by_column(x.device), columns.h_scale
         if x_mask is not None:
             x = x * (x_mask[:, None].to(x.dtype) * columns.x_scale)
-        if h_mask is not None:
-            h_scale = columns.h_scale
     if library.serves(x, h0, c0, w_ih, w_hh):
         with _WORKSPACES.borrowed() as workspace:
             arrays = passes.forward(x, h0, c0, w_ih, w_hh, bias, (x_mask, h_mask), h_scale, workspace.block)

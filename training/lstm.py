@@ -286,8 +286,6 @@ class SievedLSTM(nn.LSTM):
                 units = torch.cat(self.unit_masks[first : first + directions]).to(data.device).nonzero()[:, 0]
             if self.dropout and number < self.num_layers - 1:
                 data = nn.functional.dropout(data, self.dropout, self.training)
-        if len(hs) == 1:
-            return data, (hs[0][None], cs[0][None])
         return data, (torch.stack(hs), torch.stack(cs))
 
     def _layer(

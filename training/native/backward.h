@@ -54,8 +54,6 @@ class Backward {
 
   // dh and dc (B, H) hold the gradients of the last state before, those of the first one after.
   void run(T h_scale) {
-    strip_.resize(strips<T>(std::max(s_.H, s_.I)));
-    std::iota(strip_.begin(), strip_.end(), 0);
     pack(a_.w_hh, 4 * s_.H, s_.H, h_scale, b_.packed);
     T* kept_dz = b_.kept_dz;
     for (int64_t t = s_.T - 1; t >= 0; t--) {
@@ -87,7 +85,7 @@ class Backward {
   void gate_gradients(int64_t t) {
     const int64_t H = s_.H;
     const bool elements_only = sieve_.mode == Mode::ELEMENT, scored = sieve_.mode != Mode::DENSE;
-    const Vector<T> one(T(1)), zero(T(0)), tau(sieve_.tau);
+    const Vector<T> zero(T(0)), tau(sieve_.tau);
     share_out(strips<T>(H), 32 * s_.B * WIDTH<T>, [&](int64_t begin, int64_t end) {
       for (int64_t b = 0; b < s_.B; b++) {
         const int64_t at = t * s_.B + b;
@@ -163,8 +161,7 @@ class Backward {
   // dh of the step before t: dz' W_hh, of the columns of h that step t read.  A tile's strips stay in the second cache.
   void recurrence(int64_t t, const T* kept_dz) {
     const Clock clock;
-    const auto live = h_kept_.all() ? std::pair<const int32_t*, int64_t>(strip_.data(), strips<T>(s_.H))
-                                    : h_kept_.strips(t, 0, strips<T>(s_.H));
+    const auto live = h_kept_.strips(t, 0, strips<T>(s_.H));
     if (!h_kept_.all()) std::memset(a_.dh, 0, s_.B * s_.H * sizeof(T));
     share_out(tiles(live.second), STRIPS * WIDTH<T> * count_[t] * s_.B, [&](int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; n++)
@@ -182,14 +179,11 @@ class Backward {
   void errors(
       int64_t t, int64_t m, const T* kept_dz, T* out, int64_t columns, const int32_t* strip, int64_t count,
       int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; n++) {
-      const int64_t first = tile_begin(count, n);
-      by_strips(tile_begin(count, n + 1) - first, [&](auto width) {
-        product_tile<M, width(), false>(
-            count_[t], rows(t), Panels<T>{kept_dz, s_.B}.from(m), Strips<const T>(packed()),
-            static_cast<const T*>(nullptr), 0, out + m * columns, columns, strip + first);
-      });
-    }
+    by_tiles(count, begin, end, [&](auto width, int64_t first) {
+      product_tile<M, width(), false>(
+          count_[t], rows(t), Panels<T>{kept_dz, s_.B}.from(m), Strips<const T>(packed()),
+          static_cast<const T*>(nullptr), 0, out + m * columns, columns, strip + first);
+    });
   }
 
   // dx of all steps: dz' W_ih, of the columns that exist.  The strips of a tile stay in the second cache.
@@ -221,13 +215,10 @@ class Backward {
     over_groups(kept, columns, [&](int64_t t, const T* kept_dz, const int32_t* strip, int64_t count) {
       const Strips<const T> step{right.at(0, t * s_.B), right.stride, right.row};
       by_lanes(count_[t], [&](auto m_rows, int64_t m) {
-        for (int64_t n = 0; n < tiles(count); n++) {
-          const int64_t at = tile_begin(count, n);
-          by_strips(tile_begin(count, n + 1) - at, [&](auto width) {
-            update_tile<m_rows(), width()>(
-                s_.B, rows(t) + m, Panels<T>{kept_dz, s_.B}.row(m), step, sums, strip + at);
-          });
-        }
+        by_tiles(count, 0, tiles(count), [&](auto width, int64_t at) {
+          update_tile<m_rows(), width()>(
+              s_.B, rows(t) + m, Panels<T>{kept_dz, s_.B}.row(m), step, sums, strip + at);
+        });
       });
     });
     gemm_seconds += clock.seconds();
@@ -260,8 +251,7 @@ class Backward {
         const int64_t first = tile_begin(all, n * GROUP), stop = tile_begin(all, std::min(count, (n + 1) * GROUP));
         const T* kept_dz = b_.kept_dz;
         for (int64_t t = s_.T - 1; t >= 0; t--) {
-          const auto live = kept.all() ? std::pair<const int32_t*, int64_t>(strip_.data() + first, stop - first)
-                                       : kept.strips(t, first, stop);
+          const auto live = kept.strips(t, first, stop);
           if (live.second) work(t, kept_dz, live.first, live.second);
           kept_dz += Panels<T>::size(s_.B, count_[t]);
         }
@@ -276,7 +266,6 @@ class Backward {
   Kept x_kept_, h_kept_;
   BackwardBuffers<T> b_;
   std::vector<int64_t> count_;
-  std::vector<int32_t> strip_;
 };
 
 }  // namespace gradsieve

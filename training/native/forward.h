@@ -95,17 +95,13 @@ class Forward {
   void multiply(
       const Kept& kept, int64_t t, Lanes<T> left, Strips<const T> right, const T* start, int64_t start_stride,
       int64_t first, int64_t end) {
-    const int64_t all = strips<T>(4 * s_.H);
     T* out = a_.gates + t * s_.B * 4 * s_.H;
     by_lanes(s_.B, [&](auto lanes, int64_t m) {
-      for (int64_t n = first; n < end; n++) {
-        const int64_t strip = tile_begin(all, n);
-        by_strips(tile_begin(all, n + 1) - strip, [&](auto width) {
-          product_tile<lanes(), width(), true>(
-              kept.count(t), kept.columns(t), left.from(m), right, start ? start + m * start_stride : nullptr,
-              start_stride, out + m * 4 * s_.H, 4 * s_.H, strip_.data() + strip);
-        });
-      }
+      by_tiles(strips<T>(4 * s_.H), first, end, [&](auto width, int64_t strip) {
+        product_tile<lanes(), width(), true>(
+            kept.count(t), kept.columns(t), left.from(m), right, start ? start + m * start_stride : nullptr,
+            start_stride, out + m * 4 * s_.H, 4 * s_.H, strip_.data() + strip);
+      });
     });
   }
 

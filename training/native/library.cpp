@@ -1,11 +1,12 @@
 // The operators `gradsieve::lstm_forward` and `gradsieve::lstm_backward` for float32 and float64 on a CPU.
-// `gradsieve.training.compiled` builds and calls them; tensors are contiguous and of one dtype, masks bool.
+// `gradsieve.training.native` builds and calls them; tensors are contiguous and of one dtype, masks bool.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/ones.h>
-#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
+
+#include <cmath>
 
 #include "backward.h"
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gradsieve.hw.config import MAX_SHIFT
+
 FOLDER = Path(__file__).parent
 SOURCES = ("library.cpp", "backward.h", "forward.h", "sieve.h", "tiles.h", "workspace.h")
 CAPABILITIES = {
@@ -85,7 +87,7 @@ def _flags() -> tuple[str, ...]:
     home = Path(torch.__file__).parent
     mac = platform.system() == "Darwin"
     return (
-        "-O3", "-std=c++20", "-fPIC", "-shared", "-w",
+        "-O3", "-std=c++20", "-fPIC", "-shared", "-w", f"-DMAX_SHIFT={MAX_SHIFT}",
         *CAPABILITIES.get(capability, ()),
         f"-DCPU_CAPABILITY={capability}", f"-DCPU_CAPABILITY_{capability}",
         f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}",
@@ -99,10 +101,7 @@ def _version(program: str) -> str:
 
 
 def _compile(words: list[str], folder: Path) -> None:
-    from gradsieve.rtl_gen.tools import ToolFailed, reason_of
+    from gradsieve.rtl_gen.tools import run_compiler
 
     print("gradsieve: building SievedLSTM's passes for this machine (once, about ten seconds)", file=sys.stderr)
-    command = [words[0], str(FOLDER / "library.cpp"), "-o", str(folder / "passes.so"), *words[1:]]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if result.returncode:
-        raise ToolFailed(words[0], result.returncode, reason_of(result.stdout.splitlines()))
+    run_compiler([words[0], str(FOLDER / "library.cpp"), "-o", "passes.so", *words[1:]], folder)

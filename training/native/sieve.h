@@ -1,16 +1,14 @@
 // The sieve of one step (docs/arithmetic.md, training/methods/sieves.py): which gate rows are kept, and by what factor.
 #pragma once
 
-#include <cmath>
-
 #include "workspace.h"
 
 namespace gradsieve {
 
 enum class Mode : int64_t { DENSE = 0, ELEMENT = 1, ROW = 2, STOCHASTIC = 3 };
 
-// The largest 2^n by which the stochastic sieve scales a row.
-constexpr double LARGEST_GAIN = 32768;
+// The largest 2^n by which the stochastic sieve scales a row; MAX_SHIFT is that of hw/config.py.
+constexpr double LARGEST_GAIN = int64_t(1) << MAX_SHIFT;
 
 // 2^n with the least n >= 0 for which score * 2^n >= tau; above LARGEST_GAIN where that would be.  1 for NaN.
 template <typename T>

@@ -218,4 +218,14 @@ inline int64_t tile_begin(int64_t count, int64_t number) {
   return number * count / std::max<int64_t>(1, tiles(count));
 }
 
+// Call `tile` for the tiles from `begin` to below `end` of `count` strips: with the number of its strips, as a template
+// argument, and the first of them.
+template <typename Tile>
+void by_tiles(int64_t count, int64_t begin, int64_t end, const Tile& tile) {
+  for (int64_t n = begin; n < end; n++) {
+    const int64_t first = tile_begin(count, n);
+    by_strips(tile_begin(count, n + 1) - first, [&](auto width) { tile(width, first); });
+  }
+}
+
 }  // namespace gradsieve

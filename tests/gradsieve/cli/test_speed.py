@@ -9,6 +9,7 @@ import pytest
 
 from gradsieve.cli.application import main
 from gradsieve.training import speed
+from gradsieve.training.backends import FloatBackend
 from gradsieve.training.speed import Pair, Sized
 
 
@@ -48,12 +49,20 @@ def test_figures_are_ratios_of_the_times(tmp_path: Path, capsys: pytest.CaptureF
     assert len(result["dropout"]) == 2
 
 
-def test_lanes_of_a_batch_tile(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_lanes_of_a_batch_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backends = []
+
+    def recorded(*arguments: int, **options: bool) -> FloatBackend:
+        backends.append(FloatBackend(*arguments, **options))
+        return backends[-1]
+
+    monkeypatch.setattr(speed, "FloatBackend", recorded)
     file = tmp_path / "speed.json"
     arguments = ["speed", "--hidden", "16", "--batch", "8", "--window", "5", "--repeats", "3", "--kept", "0.25"]
     assert main([*arguments, "--lanes", "2", "--json", str(file)]) == 0
     result = json.loads(file.read_text())
     assert result["lanes"] == 2 and not result["sizes"][0]["fallback"]
+    assert [backend.lanes for backend in backends] == [2]
     assert result["sizes"][0]["pairs"]["0.25"]["kept"] == pytest.approx(0.25, abs=0.1)
 
 

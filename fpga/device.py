@@ -17,7 +17,7 @@ from gradsieve.fpga.transport import Transport
 from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
 from gradsieve.golden.validation import check_inputs
 from gradsieve.hw.config import EngineConfig
-from gradsieve.hw.registers import BY_NAME, COUNTERS_32, COUNTERS_64, IDENTITY, ErrorCode
+from gradsieve.hw.host.registers import BY_NAME, COUNTERS_32, COUNTERS_64, IDENTITY, ErrorCode
 
 BUSY_SECONDS = 60.0
 """An engine that is busy for so long, with nothing to send or to receive, never ends."""

@@ -17,7 +17,7 @@ from gradsieve.fpga.link.protocol import NO_ANSWER, READ_ANSWER, READS_MAX, WRIT
 from gradsieve.fpga.link.session import Pending, Port, Session, Statistics
 from gradsieve.fpga.packets import Bytes
 from gradsieve.fpga.transport import Transport
-from gradsieve.hw.registers import BY_NAME, IDENTITY, ErrorCode
+from gradsieve.hw.host.registers import BY_NAME, IDENTITY, ErrorCode
 
 BAUD = 3_000_000
 """The fastest that the USB adapters of common boards can."""

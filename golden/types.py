@@ -7,19 +7,11 @@ I inputs; gate rows k = gate * H + unit in the order i, f, g, o, as `torch.nn.LS
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-
-class SieveMode(IntEnum):
-    """How the sieve decides which gate gradients survive (docs/arithmetic.md); the values are the register's."""
-
-    DENSE = 0
-    ELEMENT = 1
-    ROW = 2
-    STOCHASTIC = 3
+from gradsieve.hw.config import RANDOM_SEED, SieveMode
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class Sieve:
 
     mode: SieveMode = SieveMode.DENSE
     tau: int = 0
-    random: int = 0x9E3779B9
+    random: int = RANDOM_SEED
 
 
 @dataclass(frozen=True)

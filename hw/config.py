@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +19,24 @@ GATES = ("i", "f", "g", "o")
 BITMAP_WORD = 64
 """Bits of a bitmap word: at 2 % of rows kept a word still holds more than one index on average."""
 
+RANDOM_SEED = 0x9E3779B9
+"""State of the stochastic sieve's xorshift32 source after a reset: 2^32 over the golden ratio, and not zero."""
+
 MAX_SHIFT = 15
 """Largest n of the stochastic sieve: a row that would need more is dropped."""
 
 
 MAX_SIZE = 4096
 """Largest H, I, B and T that an engine can be built for."""
+
+
+class SieveMode(IntEnum):
+    """How the sieve decides which gate gradients survive (docs/arithmetic.md); the values are those of MODE.sieve."""
+
+    DENSE = 0
+    ELEMENT = 1
+    ROW = 2
+    STOCHASTIC = 3
 
 
 class ConfigError(ValueError):

@@ -9,31 +9,32 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
-from gradsieve.hw.array_sequencer import ArraySequencer
-from gradsieve.hw.bias_gradient import BiasGradientAccumulator
-from gradsieve.hw.compactor import Compactor, job_layout
+from gradsieve.hw.array.array_sequencer import ArraySequencer
+from gradsieve.hw.array.compactor import Compactor
+from gradsieve.hw.array.drain import Drain
+from gradsieve.hw.array.input_store import InputStore
+from gradsieve.hw.array.operand_fetch import OperandFetch
+from gradsieve.hw.array.systolic_array import SystolicArray
+from gradsieve.hw.array.weight_gradient_store import WeightGradientStore
+from gradsieve.hw.array.weight_store import WeightStore
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
-from gradsieve.hw.controller import Controller
-from gradsieve.hw.counters import Counters
-from gradsieve.hw.drain import Drain
-from gradsieve.hw.gate_gradient import GateGradientUnit, gate_rows_layout
-from gradsieve.hw.gate_sequencer import GateSequencer
-from gradsieve.hw.input_packets import InputPackets
-from gradsieve.hw.input_store import InputStore
-from gradsieve.hw.memory import StreamMemory
-from gradsieve.hw.operand_fetch import OperandFetch
-from gradsieve.hw.output_packets import OutputPackets
+from gradsieve.hw.gates.bias_gradient import BiasGradientAccumulator
+from gradsieve.hw.gates.gate_gradient import GateGradientUnit
+from gradsieve.hw.gates.gate_sequencer import GateSequencer
+from gradsieve.hw.gates.row_bitmap import RowBitmapBuilder
+from gradsieve.hw.gates.sieve import Sieve
+from gradsieve.hw.gates.state_store import StateStore
+from gradsieve.hw.host.controller import Controller
+from gradsieve.hw.host.counters import Counters
+from gradsieve.hw.host.input_packets import InputPackets
+from gradsieve.hw.host.output_packets import OutputPackets
+from gradsieve.hw.host.packing import beat_layout
+from gradsieve.hw.host.readout import WeightGradientReadout
+from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.hw.layouts import gate_rows_layout, job_layout, lanes_layout, state_layout
+from gradsieve.hw.lib.register_slice import RegisterSlice
+from gradsieve.hw.lib.stream_memory import StreamMemory
 from gradsieve.hw.packets import STATISTICS_WORDS
-from gradsieve.hw.packing import beat_layout
-from gradsieve.hw.readout import WeightGradientReadout
-from gradsieve.hw.register_slice import RegisterSlice
-from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64
-from gradsieve.hw.row_bitmap import RowBitmapBuilder
-from gradsieve.hw.sieve import Sieve
-from gradsieve.hw.state_store import StateStore, lanes_layout, state_layout
-from gradsieve.hw.systolic_array import SystolicArray
-from gradsieve.hw.weight_gradient_store import WeightGradientStore
-from gradsieve.hw.weight_store import WeightStore
 
 JOB_QUEUE = 4
 """Jobs that wait for the array: the stationary inputs of the next ones load meanwhile."""

@@ -10,18 +10,18 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.core import Core
-from gradsieve.hw.packet_closer import PacketCloser
-from gradsieve.hw.packing import beat_layout, input_beat_layout
-from gradsieve.hw.register_file import RegisterFile, axi_lite_signature
-from gradsieve.hw.register_slice import RegisterSlice
-from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64, IDENTITY
+from gradsieve.hw.host.packet_closer import PacketCloser
+from gradsieve.hw.host.packing import beat_layout, input_beat_layout
+from gradsieve.hw.host.register_file import RegisterFile, axi_lite_signature
+from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64, IDENTITY
+from gradsieve.hw.lib.register_slice import RegisterSlice
 
 
 class Engine(wiring.Component):
     """The generated top: AXI4-Lite registers (`s_axil_*`), AXI4-Stream in (`s_axis_*`) and out (`m_axis_*`).
 
     One clock `clk`; synchronous reset `rst`, active high, for one cycle or more: from the next cycle on no VALID and no
-    READY is given, until the cycle after the last one of `rst`.  Registers: `gradsieve.hw.registers`; packets:
+    READY is given, until the cycle after the last one of `rst`.  Registers: `gradsieve.hw.host.registers`; packets:
     docs/streams.md.
     """
 

@@ -1,4 +1,4 @@
-"""The register map for others: SystemRDL from gradsieve.hw.registers, and from it a page, a C header and IP-XACT.
+"""The register map for others: SystemRDL from gradsieve.hw.host.registers, and from it a page, a C header and IP-XACT.
 
 All texts depend on the config alone; registers that describe the engine have its values as their reset values.  All
 names begin with that of the engine's top module, so that the files of several engines can be used together.
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gradsieve.hw.config import EngineConfig
-from gradsieve.hw.registers import REGISTERS, Access, Field, Register
+from gradsieve.hw.host.registers import REGISTERS, Access, Field, Register
 from gradsieve.rtl_gen.verilog import top_name
 
 VENDOR = LIBRARY = "gradsieve"

@@ -14,7 +14,7 @@ from gradsieve.golden.random_case import MASK_KINDS, random_case
 from gradsieve.golden.types import SieveMode
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint
-from gradsieve.hw.registers import BY_NAME, COUNTERS_32, IDENTITY
+from gradsieve.hw.host.registers import BY_NAME, COUNTERS_32, IDENTITY
 from gradsieve.tb.coverage import cover, fit, fits
 from gradsieve.tb.engine_host import Case, EngineHost, golden
 from gradsieve.tb.environment import Bench, config, test

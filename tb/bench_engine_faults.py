@@ -9,8 +9,8 @@ import torch
 from cocotb.triggers import ClockCycles
 
 from gradsieve.golden.types import SieveMode
+from gradsieve.hw.host.registers import ErrorCode
 from gradsieve.hw.packets import PacketKind
-from gradsieve.hw.registers import ErrorCode
 from gradsieve.tb.bench_engine import draw_case, make_host, random_run
 from gradsieve.tb.coverage import cover
 from gradsieve.tb.engine_host import Case, EngineHost, golden

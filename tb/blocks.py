@@ -1,4 +1,4 @@
-"""The blocks that have a bench, by the names of their files in hw/ and fpga/link/."""
+"""The blocks that have a bench, by the names of their files in the rooms of hw/ and in fpga/link/."""
 
 from __future__ import annotations
 
@@ -19,46 +19,50 @@ class Block:
     benches: tuple[str, ...]
 
 
-def _block(name: str, module: str, component: str, *more_benches: str) -> tuple[str, Block]:
+def _block(name: str, room: str, component: str, *more_benches: str, module: str | None = None) -> tuple[str, Block]:
+    """A block of `hw/<room>/<name>.py`, or a harness for it in `module`, with its bench in the room of that name."""
+    place = f"{room}." if room else ""
+
     def make(config: EngineConfig) -> Any:
-        factory = getattr(import_module(module), component)
+        factory = getattr(import_module(module or f"gradsieve.hw.{place}{name}"), component)
         return factory(config) if signature(factory).parameters else factory()
 
-    return name, Block(make, tuple(f"gradsieve.tb.bench_{n}" for n in (name, *more_benches)))
+    return name, Block(make, tuple(f"gradsieve.tb.{place}bench_{n}" for n in (name, *more_benches)))
 
 
+_HARNESS = "gradsieve.tb.harness"
 BLOCKS: dict[str, Block] = dict(
     (
-        _block("register_file", "gradsieve.hw.register_file", "RegisterFile"),
-        _block("controller", "gradsieve.hw.controller", "Controller"),
-        _block("input_packets", "gradsieve.hw.input_packets", "InputPackets"),
-        _block("processing_element", "gradsieve.hw.processing_element", "ProcessingElement"),
-        _block("systolic_array", "gradsieve.tb.harness", "SkewedArray"),
-        _block("gate_sequencer", "gradsieve.hw.gate_sequencer", "GateSequencer"),
-        _block("gate_gradient", "gradsieve.hw.gate_gradient", "GateGradientUnit"),
-        _block("sieve", "gradsieve.hw.sieve", "Sieve"),
-        _block("row_bitmap", "gradsieve.hw.row_bitmap", "RowBitmapBuilder"),
-        _block("bias_gradient", "gradsieve.hw.bias_gradient", "BiasGradientAccumulator"),
-        _block("array_sequencer", "gradsieve.hw.array_sequencer", "ArraySequencer"),
-        _block("compactor", "gradsieve.hw.compactor", "Compactor"),
-        _block("operand_fetch", "gradsieve.hw.operand_fetch", "OperandFetch"),
-        _block("requantizer", "gradsieve.hw.requantizer", "Requantizer"),
-        _block("drain", "gradsieve.hw.drain", "Drain"),
-        _block("input_store", "gradsieve.hw.input_store", "InputStore"),
-        _block("state_store", "gradsieve.hw.state_store", "StateStore"),
-        _block("weight_store", "gradsieve.hw.weight_store", "WeightStore"),
-        _block("weight_gradient_store", "gradsieve.hw.weight_gradient_store", "WeightGradientStore"),
-        _block("readout", "gradsieve.hw.readout", "WeightGradientReadout"),
-        _block("output_packets", "gradsieve.hw.output_packets", "OutputPackets"),
-        _block("packet_closer", "gradsieve.tb.harness", "Closer"),
-        _block("register_slice", "gradsieve.tb.harness", "BeatSlice"),
-        _block("reserved_queue", "gradsieve.tb.harness", "QueuedPipeline"),
-        _block("delay_line", "gradsieve.tb.harness", "DelayLines"),
-        _block("packing", "gradsieve.tb.harness", "Packing"),
-        _block("memory", "gradsieve.tb.harness", "WeightMemory"),
-        _block("counters", "gradsieve.hw.counters", "Counters"),
-        _block("serial_link", "gradsieve.tb.harness", "Link"),
-        _block("engine", "gradsieve.hw.engine", "Engine", "engine_faults"),
+        _block("register_file", "host", "RegisterFile"),
+        _block("controller", "host", "Controller"),
+        _block("input_packets", "host", "InputPackets"),
+        _block("processing_element", "array", "ProcessingElement"),
+        _block("systolic_array", "array", "SkewedArray", module=_HARNESS),
+        _block("gate_sequencer", "gates", "GateSequencer"),
+        _block("gate_gradient", "gates", "GateGradientUnit"),
+        _block("sieve", "gates", "Sieve"),
+        _block("row_bitmap", "gates", "RowBitmapBuilder"),
+        _block("bias_gradient", "gates", "BiasGradientAccumulator"),
+        _block("array_sequencer", "array", "ArraySequencer"),
+        _block("compactor", "array", "Compactor"),
+        _block("operand_fetch", "array", "OperandFetch"),
+        _block("requantizer", "array", "Requantizer"),
+        _block("drain", "array", "Drain"),
+        _block("input_store", "array", "InputStore"),
+        _block("state_store", "gates", "StateStore"),
+        _block("weight_store", "array", "WeightStore"),
+        _block("weight_gradient_store", "array", "WeightGradientStore"),
+        _block("readout", "host", "WeightGradientReadout"),
+        _block("output_packets", "host", "OutputPackets"),
+        _block("packet_closer", "host", "Closer", module=_HARNESS),
+        _block("register_slice", "lib", "BeatSlice", module=_HARNESS),
+        _block("reserved_queue", "lib", "QueuedPipeline", module=_HARNESS),
+        _block("delay_line", "lib", "DelayLines", module=_HARNESS),
+        _block("packing", "host", "Packing", module=_HARNESS),
+        _block("stream_memory", "lib", "WeightMemory", module=_HARNESS),
+        _block("counters", "host", "Counters"),
+        _block("serial_link", "link", "Link", module=_HARNESS),
+        _block("engine", "", "Engine", "engine_faults"),
     )
 )
 """In the order in which data flow."""

@@ -17,8 +17,8 @@ from gradsieve.fpga.packets import PacketFormat
 from gradsieve.golden.backward import backward
 from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, Tape, Weights
 from gradsieve.hw.config import EngineConfig
-from gradsieve.hw.counters import LIFETIME
-from gradsieve.hw.registers import BY_NAME, COUNTERS_64, ErrorCode
+from gradsieve.hw.host.counters import LIFETIME
+from gradsieve.hw.host.registers import BY_NAME, COUNTERS_64, ErrorCode
 from gradsieve.tb.environment import PERIOD_NS
 from gradsieve.tb.scoreboard import Scoreboard
 from gradsieve.tb.stream import gaps

@@ -8,16 +8,16 @@ from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from gradsieve.fpga.link.protocol import DIVISOR_MIN
 from gradsieve.fpga.link.serial_link import SerialLink
-from gradsieve.fpga.link.uart import DIVISOR_MIN
+from gradsieve.hw.array.systolic_array import SUM_DELAY, SystolicArray
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
-from gradsieve.hw.delay_line import DelayLine
-from gradsieve.hw.memory import StreamMemory
-from gradsieve.hw.packet_closer import PacketCloser
-from gradsieve.hw.packing import Packer, beat_layout
-from gradsieve.hw.register_slice import RegisterSlice
-from gradsieve.hw.reserved_queue import ReservedQueue
-from gradsieve.hw.systolic_array import SUM_DELAY, SystolicArray
+from gradsieve.hw.host.packet_closer import PacketCloser
+from gradsieve.hw.host.packing import Packer, beat_layout
+from gradsieve.hw.lib.delay_line import DelayLine
+from gradsieve.hw.lib.register_slice import RegisterSlice
+from gradsieve.hw.lib.reserved_queue import ReservedQueue
+from gradsieve.hw.lib.stream_memory import StreamMemory
 
 
 def word_widths(config: EngineConfig) -> list[int]:

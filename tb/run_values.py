@@ -6,7 +6,7 @@ import random
 from typing import Any
 
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
-from gradsieve.hw.run import run_layout
+from gradsieve.hw.layouts import run_layout
 from gradsieve.tb.environment import Bench
 from gradsieve.tb.layout import Format
 

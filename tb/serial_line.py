@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from gradsieve.fpga.link.protocol import NO_ANSWER, FrameReader
-from gradsieve.fpga.link.uart import DIVISOR_MIN
-from gradsieve.hw.register_file import OKAY, SLAVE_ERROR
+from gradsieve.fpga.link.protocol import DIVISOR_MIN, NO_ANSWER, FrameReader
+from gradsieve.hw.host.register_file import OKAY, SLAVE_ERROR
 from gradsieve.tb.environment import Bench
 
 BITS = 10

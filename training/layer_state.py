@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
+from gradsieve.hw.config import RANDOM_SEED
 from gradsieve.training.loss_scale import LossScale
 from gradsieve.training.methods.sieves import Threshold
 
-GOLDEN_RATIO = 0x9E3779B9
+GOLDEN_RATIO = RANDOM_SEED
 """Seeds differ from layer to layer by multiples of it: far apart, and never the zero that xorshift32 cannot leave."""
 
 

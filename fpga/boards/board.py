@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from gradsieve.fpga.boards.pll import Pll
+from gradsieve.fpga.link.protocol import DIVISOR_MIN
 from gradsieve.hw.config import EngineConfig
 
 LED_SIGNALS = ("alive", "streams", "error", "line")
@@ -15,8 +16,6 @@ LED_SIGNALS = ("alive", "streams", "error", "line")
 
 BAUD_TOLERANCE = 0.015
 """How far off a rate may be: half of what 8N1 bears, as the other end is off as well."""
-DIVISOR_MIN = 4
-"""Clock cycles that a bit lasts at least."""
 
 
 class BoardError(ValueError):

@@ -13,7 +13,7 @@ from gradsieve.fpga.boards.board import LED_SIGNALS, Board, Clocking, Pin
 from gradsieve.fpga.link.serial_link import SerialLink
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.engine import Engine
-from gradsieve.hw.register_file import axi_lite_signature
+from gradsieve.hw.host.register_file import axi_lite_signature
 from gradsieve.rtl_gen.verilog import component_verilog
 
 HEARTBEAT_BITS = 25

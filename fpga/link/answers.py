@@ -12,8 +12,8 @@ from amaranth.lib.wiring import In, Out
 from gradsieve.fpga.link.framing import word_layout
 from gradsieve.fpga.link.protocol import FIFO_BYTES, PAYLOAD_MAX, RESPONSE_HEADER, SLOT_BYTES, WINDOW, Status
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.flow import Flow
-from gradsieve.hw.memory import StreamMemory
+from gradsieve.hw.lib.flow import Flow
+from gradsieve.hw.lib.stream_memory import StreamMemory
 
 PAYLOAD_END = RESPONSE_HEADER + PAYLOAD_MAX
 

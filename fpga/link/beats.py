@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.fpga.link.framing import word_layout
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.packet_closer import closed_beat_layout
-from gradsieve.hw.packing import beat_layout
+from gradsieve.hw.host.packet_closer import closed_beat_layout
+from gradsieve.hw.host.packing import beat_layout
 
 
 class BeatAssembler(wiring.Component):

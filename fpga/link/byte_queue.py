@@ -9,7 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.fpga.link.framing import word_layout
-from gradsieve.hw.memory import StreamMemory
+from gradsieve.hw.lib.stream_memory import StreamMemory
 
 
 class ByteQueue(wiring.Component):

@@ -14,7 +14,7 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.fpga.link.protocol import CRC_BYTES, ESCAPE, ESCAPE_BIT, FLAG, REQUEST_HEADER
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.flow import Flow
+from gradsieve.hw.lib.flow import Flow
 
 
 def word_layout() -> data.StructLayout:

@@ -16,9 +16,9 @@ from gradsieve.fpga.link.framing import word_layout
 from gradsieve.fpga.link.protocol import HELLO_ANSWER, PAYLOAD_MAX, SLOT_BYTES, WRITE, Status
 from gradsieve.fpga.link.register_master import RegisterMaster
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.flow import Flow
-from gradsieve.hw.register_file import DATA_WIDTH, axi_lite_signature
-from gradsieve.hw.registers import ADDRESS_WIDTH
+from gradsieve.hw.host.register_file import DATA_WIDTH, axi_lite_signature
+from gradsieve.hw.host.registers import ADDRESS_WIDTH
+from gradsieve.hw.lib.flow import Flow
 
 WORD_BYTES = DATA_WIDTH // DATA_BITS
 

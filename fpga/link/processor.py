@@ -34,7 +34,7 @@ from gradsieve.fpga.link.protocol import (
     Status,
 )
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.register_file import axi_lite_signature
+from gradsieve.hw.host.register_file import axi_lite_signature
 
 
 class _Outcome(IntEnum):

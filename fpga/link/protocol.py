@@ -14,6 +14,9 @@ VERSION = 1
 FLAG, ESCAPE, ESCAPE_BIT = 0x7E, 0x7D, 0x20
 """Byte stuffing of RFC 1662: FLAG stands at both ends of a frame; FLAG and ESCAPE in it are escaped."""
 
+DIVISOR_MIN = 4
+"""Clock cycles a bit of the serial line: with fewer, the sampling point could leave the bit."""
+
 CRC_BYTES = 4
 REQUEST_HEADER = 3
 """Bytes: session, sequence number, kind and LAST."""

@@ -10,8 +10,8 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.fpga.link.protocol import NO_ANSWER
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.register_file import DATA_WIDTH, axi_lite_signature
-from gradsieve.hw.registers import ADDRESS_WIDTH
+from gradsieve.hw.host.register_file import DATA_WIDTH, axi_lite_signature
+from gradsieve.hw.host.registers import ADDRESS_WIDTH
 
 BUS_CYCLES = 256
 """A register that has not answered after so many cycles never will."""

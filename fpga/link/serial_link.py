@@ -14,10 +14,10 @@ from gradsieve.fpga.link.framing import Deframer, Framer, word_layout
 from gradsieve.fpga.link.processor import RequestProcessor
 from gradsieve.fpga.link.protocol import FIFO_BYTES
 from gradsieve.fpga.link.uart import DATA_BITS, UartReceiver, UartTransmitter, check_divisor
-from gradsieve.hw.packet_closer import closed_beat_layout
-from gradsieve.hw.packing import beat_layout
-from gradsieve.hw.register_file import axi_lite_signature
-from gradsieve.hw.register_slice import RegisterSlice
+from gradsieve.hw.host.packet_closer import closed_beat_layout
+from gradsieve.hw.host.packing import beat_layout
+from gradsieve.hw.host.register_file import axi_lite_signature
+from gradsieve.hw.lib.register_slice import RegisterSlice
 
 
 class SerialLink(wiring.Component):

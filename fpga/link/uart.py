@@ -9,10 +9,9 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.cdc import FFSynchronizer
 from amaranth.lib.wiring import In, Out
 
-from gradsieve.hw.flow import Flow
+from gradsieve.fpga.link.protocol import DIVISOR_MIN
+from gradsieve.hw.lib.flow import Flow
 
-DIVISOR_MIN = 4
-"""Clock cycles a bit: with fewer, the sampling point could leave the bit."""
 DATA_BITS = 8
 
 

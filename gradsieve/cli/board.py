@@ -52,7 +52,7 @@ def command(
 
     gradsieve deploy --port /tmp/board --check --preset tiny  # in another terminal
     """
-    from gradsieve.fpga.boards.board import DIVISOR_MIN
+    from gradsieve.fpga.link.protocol import DIVISOR_MIN
     from gradsieve.fpga.virtual_board import VirtualBoard
 
     if not virtual:

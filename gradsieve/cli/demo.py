@@ -179,13 +179,14 @@ def _run(config: EngineConfig, step: TrainingStep, seed: int) -> tuple[list[Resu
     from gradsieve.cli.progress import steps
     from gradsieve.fpga.device import simulated
     from gradsieve.golden.quantize import quantize_tape, quantize_weights
+    from gradsieve.hw.config import RANDOM_SEED
 
     tape, saturated = quantize_tape(config, step.tape)
     weights, saturated_weights = quantize_weights(config, step.w_ih, step.w_hh)
     results: list[Result] = []
     with simulated(config) as device, steps("demo: backward pass", len(TARGETS)) as begin:
         begin(TARGETS[0].mode.name.lower())
-        for n, sieved in enumerate(sieves(config, weights, tape, 0x9E3779B9 ^ seed or 1), start=1):
+        for n, sieved in enumerate(sieves(config, weights, tape, RANDOM_SEED ^ seed or 1), start=1):
             gradients = device.backward(weights, tape, sieved.sieve)
             cycles = device.counters()["CYCLES"]
             dense = results[0].cycles if results else cycles

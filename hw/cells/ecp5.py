@@ -14,9 +14,9 @@ from amaranth.hdl import Cat, ClockSignal, Const, Instance, Module, Signal, Valu
 from gradsieve.hw.cells.library import Cells
 
 if TYPE_CHECKING:
-    from gradsieve.hw.block_memory import BlockMemory
-    from gradsieve.hw.multiplier import Multiplier
-    from gradsieve.hw.mux_adder import MuxAdder
+    from gradsieve.hw.lib.block_memory import BlockMemory
+    from gradsieve.hw.lib.multiplier import Multiplier
+    from gradsieve.hw.lib.mux_adder import MuxAdder
 
 MULTIPLIER_WIDTH = 18
 MEMORY_ADDRESS_BITS = 14

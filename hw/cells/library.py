@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from amaranth.hdl import Module
 
 if TYPE_CHECKING:
-    from gradsieve.hw.block_memory import BlockMemory
-    from gradsieve.hw.multiplier import Multiplier
-    from gradsieve.hw.mux_adder import MuxAdder
+    from gradsieve.hw.lib.block_memory import BlockMemory
+    from gradsieve.hw.lib.multiplier import Multiplier
+    from gradsieve.hw.lib.mux_adder import MuxAdder
 
 
 class Cells:
@@ -27,15 +27,15 @@ class Cells:
     """Whether a RegisterSlice gives `ready` from a register too, for which it needs as many registers again."""
 
     def multiplier(self, block: Multiplier) -> Module | None:
-        """`gradsieve.hw.multiplier.Multiplier` with the input and output registers of a hard multiplier."""
+        """`gradsieve.hw.lib.multiplier.Multiplier` with the input and output registers of a hard multiplier."""
         return None
 
     def memory(self, block: BlockMemory) -> Module | None:
-        """`gradsieve.hw.block_memory.BlockMemory` with the output register of hard memories."""
+        """`gradsieve.hw.lib.block_memory.BlockMemory` with the output register of hard memories."""
         return None
 
     def mux_adder(self, block: MuxAdder) -> Module | None:
-        """`gradsieve.hw.mux_adder.MuxAdder` with choice and addition in one carry chain."""
+        """`gradsieve.hw.lib.mux_adder.MuxAdder` with choice and addition in one carry chain."""
         return None
 
 

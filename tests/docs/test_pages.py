@@ -13,9 +13,8 @@ import yaml
 
 import gradsieve
 from docs.tables import ROOT, pages
-from gradsieve.hw.config import EngineConfig, make
+from gradsieve.hw.config import EngineConfig, SieveMode, make
 from gradsieve.hw.formats import Formats
-from gradsieve.hw.registers import SieveRegister
 from tests.docs.commands import parsed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -98,7 +97,7 @@ def test_arithmetic_page_has_the_formats_of_the_config() -> None:
 
 def test_arithmetic_page_has_the_modes_of_the_sieve() -> None:
     table = rows(page("arithmetic.md"), "| mode | a row is kept |")
-    assert [row[0] for row in table] == [mode.name.lower() for mode in SieveRegister]
+    assert [row[0] for row in table] == [mode.name.lower() for mode in SieveMode]
 
 
 def test_reference_has_every_block_of_the_engine() -> None:

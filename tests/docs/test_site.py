@@ -62,7 +62,7 @@ def test_site_has_every_page(site: Path) -> None:
         ("golden", ["golden.backward.backward", "golden.types.Tape"]),
         ("device", ["fpga.device.Device.backward", "fpga.device.simulated"]),
         ("generate", ["rtl_gen.generate.generate"]),
-        ("hardware", ["hw.compactor.Compactor", "hw.engine.Engine"]),
+        ("hardware", ["hw.array.compactor.Compactor", "hw.engine.Engine"]),
     ],
 )
 def test_reference_has_the_public_names(site: Path, page: str, names: list[str]) -> None:

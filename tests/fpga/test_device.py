@@ -18,7 +18,7 @@ from gradsieve.golden.backward import backward
 from gradsieve.golden.random_case import random_case
 from gradsieve.golden.types import SieveMode
 from gradsieve.hw.config import EngineConfig, preset
-from gradsieve.hw.registers import ErrorCode
+from gradsieve.hw.host.registers import ErrorCode
 from gradsieve.rtl_gen.register_map import identity
 from tests.fpga.conftest import simulator
 

@@ -15,7 +15,7 @@ from gradsieve.golden.backward import backward
 from gradsieve.golden.random_case import random_case
 from gradsieve.golden.types import SieveMode
 from gradsieve.hw.config import EngineConfig, preset
-from gradsieve.hw.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64
 from tests.conftest import session_seed
 from tests.fpga.link.designs import DIVISOR
 from tests.fpga.link.fixtures import engine_verilog, transport

@@ -25,7 +25,7 @@ from gradsieve.fpga.link.protocol import (
     parse_response,
     request,
 )
-from gradsieve.hw.registers import BY_NAME, IDENTITY
+from gradsieve.hw.host.registers import BY_NAME, IDENTITY
 
 BODIES = st.lists(st.binary(min_size=1, max_size=60) | st.lists(st.sampled_from([FLAG, ESCAPE, 0x5E])).map(bytes))
 

@@ -20,7 +20,7 @@ from gradsieve.fpga.simulator import Simulator
 from gradsieve.golden.backward import backward
 from gradsieve.golden.random_case import random_case
 from gradsieve.golden.types import SieveMode
-from gradsieve.hw.compactor import Compactor
+from gradsieve.hw.array.compactor import Compactor
 from gradsieve.hw.config import EngineConfig, preset
 from gradsieve.rtl_gen.verilog import component_verilog, top_name
 from tests.fpga.conftest import simulator

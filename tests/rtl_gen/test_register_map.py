@@ -1,4 +1,4 @@
-"""The register map as others read it is that of gradsieve.hw.registers."""
+"""The register map as others read it is that of gradsieve.hw.host.registers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from systemrdl import RDLCompiler
 
 from gradsieve.hw.config import EngineConfig, make, preset
-from gradsieve.hw.registers import BY_NAME, REGISTERS, Access
+from gradsieve.hw.host.registers import BY_NAME, REGISTERS, Access
 from gradsieve.rtl_gen.register_map import fields_of, identity, member_docs, register_files, register_xml
 from gradsieve.rtl_gen.verilog import top_name
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from gradsieve.hw.array.systolic_array import DRAIN_GROUP
 from gradsieve.hw.config import EngineConfig, preset
 from gradsieve.hw.formats import FixedPoint, Formats
-from gradsieve.hw.systolic_array import DRAIN_GROUP
 from gradsieve.tb.blocks import BLOCKS
 from gradsieve.tb.runner import BenchError, BenchResult, run_bench
 

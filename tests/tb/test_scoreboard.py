@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from gradsieve.hw.config import preset
-from gradsieve.hw.sieve import sieved_rows_layout
+from gradsieve.hw.layouts import sieved_rows_layout
 from gradsieve.tb.layout import Format
 from gradsieve.tb.scoreboard import Scoreboard
 

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from gradsieve.fpga.boards import top
-from gradsieve.fpga.boards.board import BAUD_TOLERANCE, DIVISOR_MIN, LED_SIGNALS, Board, BoardError
+from gradsieve.fpga.boards.board import BAUD_TOLERANCE, LED_SIGNALS, Board, BoardError
 from gradsieve.fpga.boards.registry import BOARDS, board
+from gradsieve.fpga.link.protocol import DIVISOR_MIN
 from gradsieve.fpga.parts import part_named
 from gradsieve.fpga.toolchain import fit
 from gradsieve.fpga.toolchain.build import Design, prepare

@@ -10,10 +10,10 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.fpga.boards.top import LEDS
 from gradsieve.fpga.link.serial_link import SerialLink
-from gradsieve.hw.packet_closer import closed_beat_layout
-from gradsieve.hw.register_file import SLAVE_ERROR, axi_lite_signature
-from gradsieve.hw.register_slice import RegisterSlice
-from gradsieve.hw.registers import BY_NAME
+from gradsieve.hw.host.packet_closer import closed_beat_layout
+from gradsieve.hw.host.register_file import SLAVE_ERROR, axi_lite_signature
+from gradsieve.hw.host.registers import BY_NAME
+from gradsieve.hw.lib.register_slice import RegisterSlice
 
 DIVISOR = 4
 ID, STATUS = BY_NAME["ID"].offset, BY_NAME["STATUS"].offset

@@ -1,0 +1,87 @@
+"""Bias gradient accumulator: db, the sum of every sieved gate gradient over lanes, batch tiles and steps."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+from amaranth.hdl import Array, Module, Mux, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.layouts import gate_rows_layout
+from gradsieve.hw.lib.block_memory import BlockMemory
+from gradsieve.hw.lib.delay_line import DelayLine
+from gradsieve.hw.lib.flow import Flow
+from gradsieve.hw.lib.stream_memory import write_layout
+
+
+class BiasGradientAccumulator(wiring.Component):
+    """db[q] += sum over lanes of dz'[q]; a group of rows a cycle, exact.
+
+    `rows` carries groups of consecutive rows and their group address; one group may return after `latency` = 3 cycles
+    at the earliest.  While no rows come, `word` is db of the row q that was at `address` `read_latency` = 4 cycles
+    before.  `clear` zeroes a row, at the earliest in the cycle after that of its address.
+    """
+
+    latency = 3
+    read_latency = 4
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.groups = config.gate_rows // config.gate_rows_per_cycle
+        super().__init__(
+            {
+                "rows": In(Flow(write_layout(gate_rows_layout(config), self.groups))),
+                "address": In(range(config.gate_rows)),
+                "word": Out(signed(config.formats.weight_grad_width)),
+                "clear": In(Flow(range(config.gate_rows))),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        c, rate = self.config, self.config.gate_rows_per_cycle
+        width = c.formats.weight_grad_width
+        layout = data.StructLayout({"valid": 1, "address": range(self.groups)})
+        stage_0, stage_1, stage_2 = Signal(layout), Signal(layout), Signal(layout)
+        m.d.sync += [
+            stage_0.valid.eq(self.rows.valid),
+            stage_0.address.eq(self.rows.payload.address),
+            stage_1.eq(stage_0),
+            stage_2.eq(stage_1),
+        ]
+        # the host's rows are read through the same port: the controller never reads during a run
+        address = Signal(range(c.gate_rows), reset_less=True)
+        banks = [Signal(range(max(rate, 2)), name=f"bank_stage{n + 2}", reset_less=True) for n in range(2)]
+        clears, clear = Signal(), Signal.like(address, reset_less=True)
+        m.d.sync += [
+            address.eq(self.address),
+            *[later.eq(earlier) for earlier, later in pairwise((address % rate, *banks))],
+            clears.eq(self.clear.valid),
+            clear.eq(self.clear.payload),
+        ]
+        words = []
+        for r in range(rate):
+            # no word is read in the cycle in which it is written
+            m.submodules[f"bank_{r}"] = memory = BlockMemory(width, self.groups)
+            terms = [self.rows.payload.word[r][lane] for lane in range(c.C)]
+            lane_sum = sum(terms[1:], start=terms[0])
+            m.submodules[f"lane_sum_{r}"] = waiting = DelayLine(lane_sum.shape(), self.latency)
+            old = memory.read_data.as_signed()
+            cleared = clears & (clear % rate == r)
+            m.d.comb += [
+                waiting.input.eq(lane_sum),
+                memory.read_enable.eq(1),
+                memory.output_enable.eq(1),
+                memory.read_address.eq(Mux(stage_0.valid, stage_0.address, address // rate)),
+                memory.write_enable.eq(stage_2.valid | cleared),
+                memory.write_address.eq(Mux(clears, clear // rate, stage_2.address)),
+                memory.write_data.eq(Mux(clears, 0, old + waiting.output)),
+            ]
+            words.append(old)
+        word = Signal(signed(width), reset_less=True)
+        m.d.sync += word.eq(Array(words)[banks[1]] if rate > 1 else words[0])
+        m.d.comb += self.word.eq(word)
+        return m

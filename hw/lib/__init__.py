@@ -1,0 +1,1 @@
+"""What is not about LSTMs: streams, slices, queues, counters, memories and arithmetic."""

@@ -32,6 +32,7 @@ from gradsieve.hw.host.packing import beat_layout
 from gradsieve.hw.host.readout import WeightGradientReadout
 from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64
 from gradsieve.hw.layouts import gate_rows_layout, job_layout, lanes_layout, state_layout
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory
 from gradsieve.hw.packets import STATISTICS_WORDS
@@ -275,11 +276,12 @@ class Core(wiring.Component):
         join(output.beats, flip(self.out))
 
         # a run's work is over when every batch tile that the bitmap builder announced has left the array
-        all_issued, tiles_left = Signal(), Signal(2)
-        m.d.sync += tiles_left.eq(tiles_left + builder.done - fetch.step_done)
+        all_issued = Signal()
+        m.submodules.tiles_left = tiles_left = CreditCounter(2)
+        m.d.comb += [tiles_left.acquire.eq(builder.done), tiles_left.release.eq(fetch.step_done)]
         with m.If(controller.start | sequencer.done):
             m.d.sync += all_issued.eq(sequencer.done)
-        m.d.sync += settled.eq(all_issued & (tiles_left == 0) & fetch.idle & drain.idle)
+        m.d.sync += settled.eq(all_issued & tiles_left.idle & fetch.idle & drain.idle)
 
         # counters
         open_read = Signal()  # cycles of readouts: from the command to the packet's end

@@ -14,6 +14,7 @@ from gradsieve.hw.array.systolic_array import SUM_DELAY, SystolicArray
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.host.packet_closer import PacketCloser
 from gradsieve.hw.host.packing import Packer, beat_layout
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.reserved_queue import ReservedQueue
@@ -46,6 +47,32 @@ class Packing(wiring.Component):
             m.submodules[f"packer_{w}"] = packer = Packer(w, self.beat)
             for name in ("beats", "words"):
                 wiring.connect(m, wiring.flipped(getattr(self, f"pack_{w}_{name}")), getattr(packer, name))
+        return m
+
+
+class CreditCounters(wiring.Component):
+    """Credit counters of several kinds: ports `counter_<number>_...`."""
+
+    kinds = ((1, 1, 1), (2, 1, 1), (7, 1, 3), (13, 4, 4), (16, 2, 5))
+    """most, each, at_once."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.counters = [CreditCounter(*kind) for kind in self.kinds]
+        super().__init__(
+            {
+                f"counter_{n}_{name}": member
+                for n, counter in enumerate(self.counters)
+                for name, member in counter.signature.members.items()
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        for n, counter in enumerate(self.counters):
+            m.submodules[f"counter_{n}"] = counter
+            for name, member in counter.signature.members.items():
+                inner, outer = getattr(counter, name), getattr(self, f"counter_{n}_{name}")
+                m.d.comb += inner.eq(outer) if member.flow is In else outer.eq(inner)
         return m
 
 

@@ -12,6 +12,7 @@ from amaranth.lib.wiring import In, Out
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import job_layout, run_layout
 from gradsieve.hw.lib.arithmetic import bits_for
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.loop_counter import LoopCounter
 from gradsieve.hw.lib.register_slice import RegisterSlice
@@ -67,11 +68,11 @@ class ArraySequencer(wiring.Component):
         x_tile, h_tile = LoopCounter(m, run.end.x_tiles, "x_tile"), LoopCounter(m, run.end.h_tiles, "h_tile")
         first_column = Signal(bits_for(max(c.max_I, c.max_H) + c.R))
         slot, any_row = Signal(), Signal()
-        inputs_ready, inputs_taken = Signal(2), Signal()
+        m.submodules.inputs_ready = inputs = CreditCounter(2)  # batch tiles whose x and h wait for their jobs
         issue, offer = Signal(), Signal()
         end_x, end_h = x_tile.at_end, h_tile.at_end
         gradient, hidden = Signal(), Signal()
-        m.d.sync += inputs_ready.eq(inputs_ready + self.inputs_done - inputs_taken)
+        m.d.comb += inputs.acquire.eq(self.inputs_done)
         job = meta_in.job
         m.d.comb += [
             issue.eq(offer & asked.source.ready),
@@ -123,8 +124,8 @@ class ArraySequencer(wiring.Component):
             tiles("ERROR_HIDDEN", False, True, "ERROR_INPUT")  # dh_rec
             tiles("ERROR_INPUT", False, False, "WAIT_INPUTS")  # dx
             with m.State("WAIT_INPUTS"):  # for x and h of this batch tile
-                with m.If(inputs_ready != 0):
-                    m.d.comb += inputs_taken.eq(1)
+                with m.If(~inputs.idle):
+                    m.d.comb += inputs.release.eq(1)
                     m.next = "GRADIENT_INPUT"
             tiles("GRADIENT_INPUT", True, False, "GRADIENT_HIDDEN")  # dW_ih
             tiles("GRADIENT_HIDDEN", True, True, "NEXT")  # dW_hh

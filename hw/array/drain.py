@@ -13,6 +13,7 @@ from gradsieve.hw.array.requantizer import Requantizer
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import job_layout, requantized_layout
 from gradsieve.hw.lib.arithmetic import bits_for
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import ForwardRegister, RegisterSlice
 from gradsieve.hw.lib.stream_memory import write_layout
@@ -32,8 +33,8 @@ class Drain(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        # a tile is announced a cycle after its end, and seen two later; room for those that may end before is kept free
-        self.kept_free = 0 if config.R > 2 else 2
+        # room is kept free for the tiles that may end before an end, announced and then counted, shows in `ready`
+        self.kept_free = -(-(JOB_DELAY + CreditCounter.latency) // config.R) - 1
         # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
         self.tiles = 2 + self.kept_free + -(-(config.C + 15 + Requantizer.latency) // config.R)
         gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
@@ -82,7 +83,8 @@ class Drain(wiring.Component):
         m.submodules.row_slice = row_slice = RegisterSlice(row_layout)
         wiring.connect(m, next_row.sink, row_slice.source)
         job, queued_row = next_job.sink.payload, row_slice.sink.payload
-        tiles_open, spacing, index = Signal(range(self.tiles + 1)), Signal(range(c.R + 1)), Signal(range(c.R))
+        m.submodules.tiles_open = tiles = CreditCounter(self.tiles, at_once=1 + self.kept_free)
+        spacing, index = Signal(range(c.R + 1)), Signal(range(c.R))
         # a row and what its job says of it
         placed_layout = data.StructLayout(
             {
@@ -112,7 +114,7 @@ class Drain(wiring.Component):
 
         take = Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
-        # a register says so; room that a tile leaves is seen a cycle later
+        # a register says so
         spaced, next_spaced = Signal(init=1), Signal()
         m.d.comb += next_spaced.eq(spaced | (spacing == 1))
         with m.If(self.jobs.valid):
@@ -120,10 +122,7 @@ class Drain(wiring.Component):
             m.d.sync += spacing.eq(max(c.R - 1 - JOB_DELAY, 0))
         with m.Elif(~spaced):
             m.d.sync += spacing.eq(spacing - 1)
-        m.d.sync += [
-            spaced.eq(next_spaced),
-            self.ready.eq(next_spaced & (tiles_open < self.tiles - self.kept_free)),
-        ]
+        m.d.sync += spaced.eq(next_spaced)
         m.d.comb += [
             self.dx.valid.eq(placed.sink.valid & ~row.hidden & row.exists),
             self.dx.payload.eq(row.lanes),
@@ -134,11 +133,13 @@ class Drain(wiring.Component):
             self.hidden_write.payload.address.eq(row.address),
             self.hidden_write.payload.word.eq(row.lanes),
             self.hidden_done.eq(placed.sink.valid & row.ends_hidden),
-            self.idle.eq(tiles_open == 0),
+            tiles.acquire.eq(self.jobs.valid),
+            tiles.release.eq(take & row.last),
+            self.ready.eq(spaced & tiles.available),
+            self.idle.eq(tiles.idle),
         ]
         m.d.sync += [
             self.saturated.valid.eq(take & row.exists),
             self.saturated.payload.eq(sum((row.saturated[n] for n in range(1, c.C)), start=row.saturated[0])),
         ]
-        m.d.sync += tiles_open.eq(tiles_open + self.jobs.valid - (take & row.last))
         return m

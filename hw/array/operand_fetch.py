@@ -18,6 +18,7 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import gate_rows_layout, index_layout, job_layout, operand_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.block_memory import BlockMemory
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import RegisterSlice
@@ -127,8 +128,8 @@ class OperandFetch(wiring.Component):
         )
         stages = [Signal(stage_layout, name=f"stage_{n + 1}", reset_less=True) for n in range(STORE_LATENCY)]
         valid = [Signal(name=f"valid_stage{n + 1}") for n in range(STORE_LATENCY)]
-        in_array = Signal(range(gradient_latency(c) + STORE_LATENCY + 2))
-        array_empty = Signal(init=1)
+        # gradient indices whose sums are not written back
+        m.submodules.in_array = in_array = CreditCounter(gradient_latency(c) + STORE_LATENCY + 1)
         issue, no_inputs, no_room, behind = Signal(), Signal(), Signal(), Signal()
         # what the indices before did, from registers: the inputs that are loaded may belong to a job on its way, ...
         starts = Signal(STORE_LATENCY)
@@ -138,7 +139,7 @@ class OperandFetch(wiring.Component):
         m.d.comb += [
             no_inputs.eq(ask.starts_gradient & ~(self.inputs_loaded & ~starts.any())),
             no_room.eq(ask.ends_error & ~(self.drain_ready & ~just_ended)),
-            behind.eq(ask.fenced & ~(array_empty & ~to_array)),
+            behind.eq(ask.fenced & ~(in_array.idle & ~to_array)),
             issue.eq(waiting & ~no_inputs & ~no_room & ~behind),
             asked.sink.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
@@ -155,10 +156,8 @@ class OperandFetch(wiring.Component):
             self.stall_input.eq(waiting & no_inputs),
             self.stall_drain.eq(waiting & no_room),
         ]
-        next_in_array = Signal.like(in_array)
         returning = Signal()
-        m.d.comb += next_in_array.eq(in_array + to_array - returning)
-        m.d.sync += [in_array.eq(next_in_array), array_empty.eq(next_in_array == 0)]
+        m.d.comb += [in_array.acquire.eq(to_array), in_array.release.eq(returning)]
 
         # on the way through the stores
         m.d.sync += [
@@ -207,7 +206,7 @@ class OperandFetch(wiring.Component):
             returning.eq(returns[-1]),
             self.gradient_write.valid.eq(returning & back.output.write),
             self.gradient_write.payload.eq(back.output.address),
-            self.idle.eq(array_empty & (settling == 0) & ~(waiting | located.sink.valid | reduce(or_, valid))),
+            self.idle.eq(in_array.idle & (settling == 0) & ~(waiting | located.sink.valid | reduce(or_, valid))),
         ]
         with m.If(returning):
             m.d.sync += settling.eq(c.R)

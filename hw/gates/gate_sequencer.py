@@ -12,6 +12,7 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.gates.gate_gradient import gate_period
 from gradsieve.hw.layouts import gate_input_layout, lanes_layout, record_layout, run_layout, state_layout
 from gradsieve.hw.lib.arithmetic import bits_for
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.loop_counter import LoopCounter
 from gradsieve.hw.lib.register_slice import RegisterSlice
@@ -60,11 +61,12 @@ class GateSequencer(wiring.Component):
         c, run = self.config, self.run
         step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
         first_step, slot, last_tile = Signal(), Signal(), batch_tile.at_end
-        slots_used, tiles_open = Signal(2), Signal(bits_for(c.batch_tiles))
+        m.submodules.slots = slots = CreditCounter(2)  # halves of the double-buffered stores
+        m.submodules.hidden_tiles = tiles = CreditCounter(c.batch_tiles)  # batch tiles whose dh_rec is not complete
+        m.submodules.cells_open = cells = CreditCounter(2 * c.max_H)  # units in the gate gradient unit
         requested, unit = LoopCounter(m, run.end.H, "requested"), LoopCounter(m, run.end.H, "unit")
         column = LoopCounter(m, run.end.I, "column")
-        requesting, last_step, settled = Signal(), Signal(), Signal()
-        slot_free, tile_free = Signal(), Signal()
+        requesting, last_step = Signal(), Signal()
         # the states in which records and x are taken, as registers: their stall reaches far
         in_units, in_x = Signal(), Signal()
         # the cells of a batch tile leave the unit when the next one's records go in: they have their own counters
@@ -104,17 +106,16 @@ class GateSequencer(wiring.Component):
             with m.If(cell_unit.at_end):
                 cell_tile.advance()
                 m.d.sync += cell_base.eq(Mux(cell_tile.at_end, 0, cell_base + c.max_H))
-        cells_open = Signal(bits_for(2 * c.max_H))
-        m.d.sync += cells_open.eq(cells_open + take - self.cells.valid)
-        # what the states decide by comes from registers; a start is long over when the next one is decided
-        m.d.sync += [
-            slots_used.eq(slots_used + starting - self.step_done),
-            tiles_open.eq(tiles_open + starting - self.hidden_done),
-            slot_free.eq(slots_used != 2),
-            tile_free.eq(tiles_open != run.batch_tiles),
-            last_step.eq(step == 0),
-            settled.eq(cells_open == 0),
+        m.d.comb += [
+            slots.acquire.eq(starting),
+            slots.release.eq(self.step_done),
+            tiles.acquire.eq(starting),
+            tiles.release.eq(self.hidden_done),
+            tiles.limit.eq(run.batch_tiles),
+            cells.acquire.eq(take),
+            cells.release.eq(self.cells.valid),
         ]
+        m.d.sync += last_step.eq(step == 0)
 
         may_take, waits_for_record = Signal(), in_units & self.state.valid & unit_slice.source.ready
         if self.period > 1:
@@ -138,8 +139,8 @@ class GateSequencer(wiring.Component):
                     m.next = "WAIT"
             with m.State("WAIT"):  # for a free slot, a complete dh_rec and room in the queue of batch tiles
                 m.d.comb += [
-                    self.tile.valid.eq(slot_free & tile_free),
-                    starting.eq(slot_free & tile_free & self.tile.ready),
+                    self.tile.valid.eq(slots.available & tiles.available),
+                    starting.eq(slots.available & tiles.available & self.tile.ready),
                 ]
                 m.d.sync += requesting.eq(1)
                 for each in (requested, unit, column):
@@ -178,7 +179,7 @@ class GateSequencer(wiring.Component):
                         m.next = "NEXT"
             with m.State("NEXT"):  # on to the next batch tile; after the last one, until all cells are stored
                 finishes = last_tile & last_step
-                with m.If(~finishes | settled):
+                with m.If(~finishes | cells.idle):
                     batch_tile.advance()
                     m.d.sync += [
                         slot.eq(~slot),

@@ -9,6 +9,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import ForwardRegister, RegisterSlice
 
@@ -33,7 +34,7 @@ class ReservedQueue(wiring.Component):
         super().__init__(
             {
                 "reserve": In(1),
-                "room": Out(1, init=1),
+                "room": Out(1),
                 "empty": Out(1),
                 "source": In(Flow(shape)),
                 "sink": Out(stream.Signature(shape)),
@@ -50,14 +51,15 @@ class ReservedQueue(wiring.Component):
         wiring.connect(m, word.sink, out.source)
         wiring.connect(m, out.sink, wiring.flipped(self.sink))
         # counted a cycle later: `room` leaves out one reservation more
-        reserved, reserves, leaves = Signal(range(self.depth + 1)), Signal(), Signal()
-        next_reserved = Signal.like(reserved)
+        reserves, leaves = Signal(), Signal()
+        m.submodules.reserved = reserved = CreditCounter(self.depth, self.each, self.at_once + self.each)
         m.d.sync += [reserves.eq(self.reserve), leaves.eq(queue.r_rdy & queue.r_en)]
         m.d.comb += [
             queue.w_en.eq(self.source.valid),
             queue.w_data.eq(self.source.payload),
-            next_reserved.eq(reserved + (self.each * reserves) - leaves),
-            self.empty.eq((reserved == 0) & ~reserves & ~word.sink.valid & ~self.sink.valid),
+            reserved.acquire.eq(reserves),
+            reserved.release.eq(leaves),
+            self.room.eq(reserved.available),
+            self.empty.eq(reserved.idle & ~reserves & ~word.sink.valid & ~self.sink.valid),
         ]
-        m.d.sync += [reserved.eq(next_reserved), self.room.eq(next_reserved <= self.depth - self.at_once - self.each)]
         return m

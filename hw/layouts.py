@@ -6,6 +6,7 @@ from amaranth.hdl import signed
 from amaranth.lib import data
 
 from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.dataflow import Dataflow
 from gradsieve.hw.formats import FixedPoint
 from gradsieve.hw.lib.arithmetic import bits_for
 
@@ -105,7 +106,7 @@ def job_layout(config: EngineConfig) -> data.StructLayout:
     """One tile's work for the array."""
     return data.StructLayout(
         {
-            "gradient": 1,  # dataflow: gradient, else error
+            "dataflow": Dataflow,
             "hidden": 1,  # columns of h, else of x
             "slot": 1,  # of the double-buffered stores
             "tile": range(config.tiles),  # column tile in the stores: x from 0, h from x_tiles
@@ -133,7 +134,7 @@ def operand_layout(config: EngineConfig) -> data.StructLayout:
     f = config.formats
     return data.StructLayout(
         {
-            "gradient": 1,
+            "dataflow": Dataflow,
             "last": 1,
             "dz": data.ArrayLayout(signed(f.gradient.width), config.C),
         }

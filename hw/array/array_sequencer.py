@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 from typing import Any
 
-from amaranth.hdl import Module, Mux, Signal
+from amaranth.hdl import Const, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from gradsieve.hw.array.schedule import BACKWARD, Phase
 from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.dataflow import having
 from gradsieve.hw.layouts import job_layout, run_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.credit_counter import CreditCounter
@@ -20,18 +26,17 @@ from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
 
 
 class ArraySequencer(wiring.Component):
-    """Jobs for the compactor, one a cycle: for each batch tile dh_rec first, then dx, then dW of x and of h.
+    """Jobs for the compactor, one a cycle: for each step, descending, and batch tile, ascending, those of `phases`.
 
-    dh_rec comes first because the next step's gate gradients wait for it; dx and dW cover them.  `steps` brings one
-    token a batch tile whose rows are in the gate gradient store (1: it kept some row); `inputs_done` one pulse a batch
-    tile whose x and h are in the input store.  Gradient jobs that can have no index (no row or column kept) are left
-    out, except the last of a batch tile, which ends it.  Gradient jobs also go to `input_jobs`, well ahead of their
-    first index, so that their stationary inputs load behind the running tile.  `waiting` is high while the next token
-    is missing.
+    `steps` brings one token a batch tile whose rows are in the gate gradient store (1: it kept some row); `inputs_done`
+    one pulse a batch tile whose x and h are in the input store.  Jobs that can have no index (no row or column kept)
+    are left out if their sums lie in a store, except the last of a batch tile, which ends it.  Jobs with a stationary
+    input also go to `input_jobs`, well ahead of their first index, so that it loads while the tile before runs.
+    `waiting` is high while the next token is missing.
     """
 
-    def __init__(self, config: EngineConfig) -> None:
-        self.config = config
+    def __init__(self, config: EngineConfig, phases: tuple[Phase, ...] = BACKWARD) -> None:
+        self.config, self.phases = config, phases
         self.column_bits = config.max_T * config.tiles
         super().__init__(
             {
@@ -71,7 +76,15 @@ class ArraySequencer(wiring.Component):
         m.submodules.inputs_ready = inputs = CreditCounter(2)  # batch tiles whose x and h wait for their jobs
         issue, offer = Signal(), Signal()
         end_x, end_h = x_tile.at_end, h_tile.at_end
-        gradient, hidden = Signal(), Signal()
+        phase = Signal(range(len(self.phases)))
+
+        def of_phase(says: Callable[[Phase], bool]) -> Value:
+            """What the table says of the phase at hand."""
+            return reduce(or_, [phase == n for n, of in enumerate(self.phases) if says(of)], Const(0))
+
+        hidden, waits_for_rows = of_phase(lambda p: p.columns == "h"), of_phase(lambda p: p.waits_for == "rows")
+        last_phase, end_tile = phase == len(self.phases) - 1, Mux(hidden, end_h, end_x)
+        next_waits = of_phase(lambda p: any(a is p and b.waits_for is not None for a, b in pairwise(self.phases)))
         m.d.comb += inputs.acquire.eq(self.inputs_done)
         job = meta_in.job
         m.d.comb += [
@@ -83,56 +96,58 @@ class ArraySequencer(wiring.Component):
             meta_fifo.w_en.eq(asked.sink.valid & columns.request.ready),
             meta_fifo.w_data.eq(ask.meta),
             asked.sink.ready.eq(columns.request.ready & meta_fifo.w_rdy),
-            job.gradient.eq(gradient),
             job.hidden.eq(hidden),
             job.slot.eq(slot),
             job.tile.eq(Mux(hidden, c.x_tiles + h_tile.value, x_tile.value)),
             job.first_column.eq(first_column),
             job.lanes.eq(Mux(batch_tile.at_end, run.last_lanes, c.C)),
             job.batch_tile.eq(batch_tile.value),
-            job.ends_hidden.eq(~gradient & hidden & end_h),
-            job.ends_step.eq(gradient & hidden & end_h),
+            job.ends_hidden.eq(of_phase(lambda p: p.result == "dh_rec") & end_tile),
+            job.ends_step.eq(last_phase & end_tile),
             meta_in.any_row.eq(any_row),
         ]
+        with m.Switch(phase):
+            for n, of in enumerate(self.phases):
+                with m.Case(n):
+                    m.d.comb += job.dataflow.eq(of.dataflow)
         with m.If(hidden):
             m.d.comb += job.columns.eq(Mux(end_h, run.last_h_columns, c.R))
         with m.Else():
             m.d.comb += job.columns.eq(Mux(end_x, run.last_x_columns, c.R))
 
-        def tiles(state: str, is_gradient: bool, is_hidden: bool, after: str) -> None:
-            with m.State(state):
-                m.d.comb += [offer.eq(1), gradient.eq(is_gradient), hidden.eq(is_hidden)]
-                with m.If(issue):
-                    (h_tile if is_hidden else x_tile).advance()
-                    m.d.sync += first_column.eq(first_column + c.R)
-                    with m.If(end_h if is_hidden else end_x):
-                        m.d.sync += first_column.eq(0)
-                        m.next = after
-
         with m.FSM():
             with m.State("IDLE"):  # no run
                 with m.If(self.start):
-                    m.d.sync += [step.eq(run.T - 1), slot.eq(0), first_column.eq(0)]
+                    m.d.sync += [step.eq(run.T - 1), slot.eq(0), first_column.eq(0), phase.eq(0)]
                     for each in (batch_tile, x_tile, h_tile):
                         each.clear()
-                    m.next = "WAIT_ROWS"
-            with m.State("WAIT_ROWS"):  # for the rows of the next batch tile
-                m.d.comb += [self.steps.ready.eq(1), self.waiting.eq(~self.steps.valid)]
-                with m.If(self.steps.valid):
+                    m.next = "WAIT"
+            with m.State("WAIT"):  # for what the phase needs of this batch tile
+                m.d.comb += [self.steps.ready.eq(waits_for_rows), self.waiting.eq(waits_for_rows & ~self.steps.valid)]
+                with m.If(waits_for_rows):
                     m.d.sync += any_row.eq(self.steps.payload)
-                    m.next = "ERROR_HIDDEN"
-            tiles("ERROR_HIDDEN", False, True, "ERROR_INPUT")  # dh_rec
-            tiles("ERROR_INPUT", False, False, "WAIT_INPUTS")  # dx
-            with m.State("WAIT_INPUTS"):  # for x and h of this batch tile
-                with m.If(~inputs.idle):
-                    m.d.comb += inputs.release.eq(1)
-                    m.next = "GRADIENT_INPUT"
-            tiles("GRADIENT_INPUT", True, False, "GRADIENT_HIDDEN")  # dW_ih
-            tiles("GRADIENT_HIDDEN", True, True, "NEXT")  # dW_hh
+                with m.Else():
+                    m.d.comb += inputs.release.eq(~inputs.idle)
+                with m.If(Mux(waits_for_rows, self.steps.valid, ~inputs.idle)):
+                    m.next = "TILES"
+            with m.State("TILES"):  # a job for each column tile of the phase
+                m.d.comb += offer.eq(1)
+                with m.If(issue):
+                    m.d.sync += first_column.eq(first_column + c.R)
+                    with m.If(hidden):
+                        h_tile.advance()
+                    with m.Else():
+                        x_tile.advance()
+                    with m.If(end_tile):
+                        m.d.sync += [first_column.eq(0), phase.eq(Mux(last_phase, 0, phase + 1))]
+                        with m.If(last_phase):
+                            m.next = "NEXT"
+                        with m.Elif(next_waits):
+                            m.next = "WAIT"
             with m.State("NEXT"):  # on to the next batch tile or step
                 m.d.sync += slot.eq(~slot)
                 batch_tile.advance()
-                m.next = "WAIT_ROWS"
+                m.next = "WAIT"
                 with m.If(batch_tile.at_end):
                     m.d.sync += step.eq(step - 1)
                     with m.If(step == 0):
@@ -144,7 +159,7 @@ class ArraySequencer(wiring.Component):
         kept, skip, judges = Signal(), Signal(), Signal()
         m.d.comb += [
             kept.eq(column.sink.payload | ~run.column_mask),
-            skip.eq(meta.job.gradient & ~meta.job.ends_step & (~kept | ~meta.any_row)),
+            skip.eq(having(meta.job.dataflow, begins="store") & ~meta.job.ends_step & (~kept | ~meta.any_row)),
             judges.eq(meta_fifo.r_rdy & column.sink.valid & judged.source.ready),
             meta_fifo.r_en.eq(judges),
             column.sink.ready.eq(judges),
@@ -155,15 +170,16 @@ class ArraySequencer(wiring.Component):
 
         # to both readers in the same cycle
         fenced, offered, both_ready = Signal(), judged.sink.payload, Signal()
+        loads, stores = having(offered.dataflow, stationary="input"), having(offered.dataflow, ends="store")
         m.d.comb += [
-            both_ready.eq(self.jobs.ready & (self.input_jobs.ready | ~offered.gradient)),
+            both_ready.eq(self.jobs.ready & (self.input_jobs.ready | ~loads)),
             judged.sink.ready.eq(both_ready),
-            self.jobs.valid.eq(judged.sink.valid & (self.input_jobs.ready | ~offered.gradient)),
-            self.input_jobs.valid.eq(judged.sink.valid & offered.gradient & self.jobs.ready),
+            self.jobs.valid.eq(judged.sink.valid & (self.input_jobs.ready | ~loads)),
+            self.input_jobs.valid.eq(judged.sink.valid & loads & self.jobs.ready),
             self.input_jobs.payload.eq(self.jobs.payload),
             self.jobs.payload.eq(offered),
-            self.jobs.payload.fence.eq(offered.gradient & ~fenced),
+            self.jobs.payload.fence.eq(stores & ~fenced),
         ]
         with m.If(judged.sink.valid & both_ready):
-            m.d.sync += fenced.eq(offered.gradient)
+            m.d.sync += fenced.eq(stores)
         return m

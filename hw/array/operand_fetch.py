@@ -15,6 +15,7 @@ from gradsieve.hw.array.systolic_array import SUM_DELAY, gradient_latency
 from gradsieve.hw.array.weight_gradient_store import WeightGradientStore
 from gradsieve.hw.array.weight_store import WeightStore
 from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.dataflow import Dataflow, having
 from gradsieve.hw.layouts import gate_rows_layout, index_layout, job_layout, operand_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.block_memory import BlockMemory
@@ -86,15 +87,15 @@ class OperandFetch(wiring.Component):
                 **dict(located_layout.members),
                 "address": address,
                 "row": range(2 * groups),
-                "starts_gradient": 1,
-                "ends_error": 1,
+                "takes_inputs": 1,
+                "ends_in_drain": 1,
                 "fenced": 1,
             }
         )
         m.submodules.located = located = RegisterSlice(located_layout)
         m.submodules.asked = asked = RegisterSlice(ask_layout)
         place, wanted, coming = located.source.payload, located.sink.payload, asked.source.payload
-        job = self.indices.payload.job
+        job, dataflow = self.indices.payload.job, wanted.index.job.dataflow
         m.d.comb += [
             located.source.valid.eq(self.indices.valid),
             self.indices.ready.eq(located.source.ready),
@@ -107,8 +108,8 @@ class OperandFetch(wiring.Component):
             *[getattr(coming, n).eq(getattr(wanted, n)) for n in located_layout.members],
             coming.address.eq(wanted.tile + wanted.index.q),
             coming.row.eq(wanted.index.q // rate + Mux(wanted.index.job.slot, groups, 0)),
-            coming.starts_gradient.eq(wanted.index.job.gradient & wanted.index.first),
-            coming.ends_error.eq(~wanted.index.job.gradient & wanted.index.last),
+            coming.takes_inputs.eq(having(dataflow, stationary="input") & wanted.index.first),
+            coming.ends_in_drain.eq(having(dataflow, ends="drain") & wanted.index.last),
             coming.fenced.eq(wanted.index.job.fence & wanted.index.first),
         ]
 
@@ -117,8 +118,8 @@ class OperandFetch(wiring.Component):
         index, job = ask.index, ask.index.job
         stage_layout = data.StructLayout(
             {
-                "gradient": 1,
-                "first": 1,
+                "takes_inputs": 1,
+                "dataflow": Dataflow,
                 "last": 1,
                 "empty": 1,
                 "ends_step": 1,
@@ -137,8 +138,8 @@ class OperandFetch(wiring.Component):
         to_array = Signal()
         just_ended = self.drain_jobs.valid if c.R > 1 else 0
         m.d.comb += [
-            no_inputs.eq(ask.starts_gradient & ~(self.inputs_loaded & ~starts.any())),
-            no_room.eq(ask.ends_error & ~(self.drain_ready & ~just_ended)),
+            no_inputs.eq(ask.takes_inputs & ~(self.inputs_loaded & ~starts.any())),
+            no_room.eq(ask.ends_in_drain & ~(self.drain_ready & ~just_ended)),
             behind.eq(ask.fenced & ~(in_array.idle & ~to_array)),
             issue.eq(waiting & ~no_inputs & ~no_room & ~behind),
             asked.sink.ready.eq(issue),
@@ -146,9 +147,9 @@ class OperandFetch(wiring.Component):
             self.row_request.payload.eq(ask.row),
         ]
         m.d.sync += [
-            starts.eq(Cat(issue & ask.starts_gradient, starts[:-1])),
-            to_array.eq(issue & job.gradient),
-            self.drain_jobs.valid.eq(issue & ask.ends_error),
+            starts.eq(Cat(issue & ask.takes_inputs, starts[:-1])),
+            to_array.eq(issue & having(job.dataflow, ends="store")),
+            self.drain_jobs.valid.eq(issue & ask.ends_in_drain),
             self.drain_jobs.payload.eq(job),
             self.busy.eq(issue),
             self.streamed.eq(issue & ~index.empty),
@@ -162,8 +163,8 @@ class OperandFetch(wiring.Component):
         # on the way through the stores
         m.d.sync += [
             Cat(*valid).eq(Cat(issue, *valid[:-1])),
-            stages[0].gradient.eq(job.gradient),
-            stages[0].first.eq(index.first),
+            stages[0].dataflow.eq(job.dataflow),
+            stages[0].takes_inputs.eq(ask.takes_inputs),
             stages[0].last.eq(index.last),
             stages[0].empty.eq(index.empty),
             stages[0].ends_step.eq(job.ends_step),
@@ -181,12 +182,12 @@ class OperandFetch(wiring.Component):
         row = Array([self.row_word[r] for r in range(rate)])[meta.in_group] if rate > 1 else self.row_word[0]
         m.d.comb += [
             self.operands.payload.eq(operand),
-            self.inputs_taken.eq(arrives & meta.gradient & meta.first),
+            self.inputs_taken.eq(arrives & meta.takes_inputs),
             self.step_done.eq(arrives & meta.last & meta.ends_step),
         ]
         m.d.sync += [
             self.operands.valid.eq(arrives),
-            operand.gradient.eq(meta.gradient),
+            operand.dataflow.eq(meta.dataflow),
             operand.last.eq(meta.last),
             operand.dz.eq(row),
         ]
@@ -199,7 +200,7 @@ class OperandFetch(wiring.Component):
         m.submodules.back = back = DelayLine(back_layout, way_back)
         returns = Signal(way_back)
         settling = Signal(range(c.R + 1))  # until the last row's sum is written
-        m.d.sync += returns.eq(Cat(arrives & meta.gradient, returns[:-1]))
+        m.d.sync += returns.eq(Cat(arrives & having(meta.dataflow, ends="store"), returns[:-1]))
         m.d.comb += [
             back.input.address.eq(meta.address),
             back.input.write.eq(~meta.empty),

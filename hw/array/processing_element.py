@@ -9,15 +9,16 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.dataflow import Dataflow, having
 from gradsieve.hw.lib.multiplier import Multiplier
 from gradsieve.hw.lib.mux_adder import MuxAdder
 
 ARRAY_CONTROL = data.StructLayout(
     {
         "valid": 1,  # an operand is here
-        "gradient": 1,  # of the gradient dataflow, else of the error dataflow
+        "dataflow": Dataflow,  # of the operand
         "last": 1,  # last of its tile: the error sum is finished
-        "swap": 1,  # the next operand is the first of a gradient tile: the loaded inputs become the stationary ones
+        "swap": 1,  # the next operand is the first of a tile: the loaded inputs become the stationary ones
     }
 )
 
@@ -25,12 +26,12 @@ ARRAY_CONTROL = data.StructLayout(
 class ProcessingElement(wiring.Component):
     """total = addend + a * b for one operand a cycle; `latency` = 3 cycles after its operand it is on `total`.
 
-    error dataflow (output-stationary): a = `weight`, b = `dz`, the addend is the sum of the tile so far.
-    gradient dataflow (input-stationary): a = the stationary input, b = `dz`, the addend is
-    `partial_sum`, which must arrive 2 cycles after its operands.
+    b is `dz`; a is what the dataflow multiplies it by: `weight`, or the stationary input if the dataflow has one.  The
+    addend is the element's own sum of the tile so far if that is stationary, else `partial_sum`, which must arrive 2
+    cycles after its operands.
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
-    stores `input` beside the stationary one; `swap`, a cycle before the first operand of a gradient tile, puts it in
-    its place.
+    stores `input` beside the stationary one; `swap`, a cycle before the first operand of a tile with a stationary
+    input, puts it in its place.
     `finished` is a finished error sum in the one cycle that `done` marks, and 0 in all others.  `lane` tells elements
     apart that are controlled alike.
     """
@@ -71,7 +72,7 @@ class ProcessingElement(wiring.Component):
             m.d.sync += stationary.eq(loaded)
 
         m.d.comb += [
-            multiplier.a.eq(Mux(self.control.gradient, stationary, self.weight)),
+            multiplier.a.eq(Mux(having(self.control.dataflow, stationary="input"), stationary, self.weight)),
             multiplier.b.eq(self.dz),
         ]
         # what is passed on needs no reset: the control bits beside it say what counts
@@ -95,17 +96,18 @@ class ProcessingElement(wiring.Component):
         zeroes, goes_on = Signal(init=1), Signal(init=1)
         # whatever these two say first; synthesis would share those of a diagonal of the array, were they all the same
         variant = {"init": self.lane % 2, "reset_less": self.lane % 4 > 1}
-        of_gradient, accumulates = Signal(name="of_gradient", **variant), Signal(name="accumulates", **variant)
+        adds_partial, accumulates = Signal(name="adds_partial", **variant), Signal(name="accumulates", **variant)
         later = self.control_out
+        keeps_sum = having(later.dataflow, stationary="sum")
         m.d.sync += [
-            of_gradient.eq(later.gradient),
-            accumulates.eq(later.valid & ~later.gradient),
-            zeroes.eq(later.valid & ~later.gradient & later.last),
-            goes_on.eq(~(later.valid & ~later.gradient & later.last)),
+            adds_partial.eq(having(later.dataflow, along_lanes="partial_sum")),
+            accumulates.eq(later.valid & keeps_sum),
+            zeroes.eq(later.valid & keeps_sum & later.last),
+            goes_on.eq(~(later.valid & keeps_sum & later.last)),
         ]
         m.d.comb += [
             adder.product.eq(multiplier.p),
-            adder.select_b.eq(of_gradient),
+            adder.select_b.eq(adds_partial),
             adder.a.eq(accumulator),
             adder.b.eq(self.partial_sum),
         ]

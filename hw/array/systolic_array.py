@@ -96,7 +96,7 @@ class SystolicArray(wiring.Component):
         control = Signal(ARRAY_CONTROL)
         m.d.comb += [
             control.valid.eq(self.operands.valid),
-            control.gradient.eq(operand.gradient),
+            control.dataflow.eq(operand.dataflow),
             control.last.eq(operand.last),
             control.swap.eq(self.swap),
         ]

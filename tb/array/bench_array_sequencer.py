@@ -44,7 +44,7 @@ def expected_jobs(c: EngineConfig, run: dict[str, Any], any_row: list[bool], kep
                     continue
                 jobs.append(
                     {
-                        "gradient": gradient,
+                        "dataflow": gradient,
                         "hidden": hidden,
                         "slot": n % 2,
                         "tile": place,
@@ -92,7 +92,7 @@ async def one_run(bench: Bench, column_mask: bool, stall: str) -> None:
     for batch in expected:
         ends.append(ends[-1] + len(batch))
     for n, batch in enumerate(expected):
-        errors = ends[n] + sum(1 for j in batch if not j["gradient"])
+        errors = ends[n] + sum(1 for j in batch if not j["dataflow"])
         before = len(jobs)
         await bench.run_for(rng.choice((0, 10)))
         bench.scoreboard.equal("jobs before their token", max(len(jobs), before) <= ends[n], True)
@@ -115,7 +115,7 @@ async def one_run(bench: Bench, column_mask: bool, stall: str) -> None:
     await bench.run_for(30)
     everything = [j for batch in expected for j in batch]
     bench.scoreboard.sequence("job", jobs.values, everything)
-    bench.scoreboard.sequence("input job", input_jobs.values, [j for j in everything if j["gradient"]])
+    bench.scoreboard.sequence("input job", input_jobs.values, [j for j in everything if j["dataflow"]])
     bench.scoreboard.equal("pulses of done", len(pulses.cycles["done"]), 1)
     top = tops(c)
     _sample({"H": fit(run["H"], c.R, top["H"]), "I": fit(run["I"], c.R, top["I"]), "stalled": stall != "none"})

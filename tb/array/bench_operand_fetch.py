@@ -35,7 +35,7 @@ def draw_jobs(bench: Bench, count: int) -> list[list[dict[str, Any]]]:
     for _ in range(count):
         gradient = rng.random() < 0.5
         job: dict[str, Any] = {
-            "gradient": int(gradient),
+            "dataflow": int(gradient),
             "slot": rng.randrange(2),
             "tile": rng.randrange(c.tiles),
             "columns": rng.randint(1, c.R),
@@ -138,7 +138,7 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     used: set[int] = set()
     for beats in draw_jobs(bench, 60):
         job = beats[0]["job"]
-        if job["gradient"]:
+        if job["dataflow"]:
             if job["fence"] or job["tile"] in used:
                 job["fence"], used = 1, set()
             used.add(job["tile"])
@@ -154,10 +154,10 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     for beat, cycle in zip(beats, operands.cycles, strict=True):
         job, q, empty = beat["job"], beat["q"], beat["empty"]
         address = job["tile"] * c.gate_rows + q
-        operand: dict[str, Any] = {"gradient": job["gradient"], "last": beat["last"]}
+        operand: dict[str, Any] = {"dataflow": job["dataflow"], "last": beat["last"]}
         operand["dz"] = [0] * c.C if empty else rows[job["slot"] * (groups // 2) + q // rate][q % rate]
         # the word must be at row 0 with the operand; an old sum, SUM_DELAY cycles later
-        if not empty and job["gradient"]:
+        if not empty and job["dataflow"]:
             read = cycle + SUM_DELAY - WeightGradientStore.latency
             asked.append((gradients.at[read], address))
             # the store reads a cycle later, and writes a cycle after its announcement: in that cycle, not the same word
@@ -167,7 +167,7 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
         elif not empty:
             asked.append((weights.at[cycle - WeightStore.latency], address))
         expected.append(operand)
-        if beat["last"] and not job["gradient"]:
+        if beat["last"] and not job["dataflow"]:
             expected_drains.append(job)
     values = operands.values
     actual = [{k: v[k] for k in e} for v, e in zip(values, expected, strict=False)]
@@ -187,7 +187,7 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
         expected_drains,
     )
     bench.scoreboard.equal("count of drain jobs", len(drains), len(expected_drains))
-    starts = [n - 1 for n, b in zip(operands.cycles, beats, strict=True) if b["first"] and b["job"]["gradient"]]
+    starts = [n - 1 for n, b in zip(operands.cycles, beats, strict=True) if b["first"] and b["job"]["dataflow"]]
     bench.scoreboard.equal("inputs taken", pulses.cycles["inputs_taken"], starts)
     bench.scoreboard.equal("steps done", len(pulses.cycles["step_done"]), sum(j[0]["job"]["ends_step"] for j in jobs))
     bench.scoreboard.equal("indices streamed", len(pulses.cycles["streamed"]), sum(not b["empty"] for b in beats))

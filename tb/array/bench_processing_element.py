@@ -64,7 +64,7 @@ def draw_tiles(bench: Bench, count: int) -> tuple[list[dict[str, Any]], list[tup
                     cycles.append({})
                 free = len(cycles) - 1
                 cycles[free]["control"] = cycles[free].get("control", 0) | _CONTROL.pack({"swap": 1})
-            control = {"valid": 1, "gradient": gradient, "last": n == length - 1}
+            control = {"valid": 1, "dataflow": gradient, "last": n == length - 1}
             cycles.append({"control": _CONTROL.pack(control), "dz": dz, "weight": weight})
             now = len(cycles) - 1
             if gradient:

@@ -83,7 +83,7 @@ class Schedule:
             top = 1 << f.weight_grad_width - 2
             old = [bench.rng.randrange(-top, top) for _ in range(c.R)]
             now = len(self.operands)
-            self.operands.append({"gradient": gradient, "last": last, "dz": dz})
+            self.operands.append({"dataflow": gradient, "last": last, "dz": dz})
             self.words[now] = weight, old
             if gradient:
                 new = [old[j] + sum(stationary[j][b] * dz[b] for b in range(c.C)) for j in range(c.R)]

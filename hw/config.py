@@ -19,6 +19,9 @@ GATES = ("i", "f", "g", "o")
 BITMAP_WORD = 64
 """Bits of a bitmap word: at 2 % of rows kept a word still holds more than one index on average."""
 
+RANDOM_WIDTH = 32
+"""Bits of the stochastic sieve's random words."""
+
 RANDOM_SEED = 0x9E3779B9
 """State of the stochastic sieve's xorshift32 source after a reset: 2^32 over the golden ratio, and not zero."""
 

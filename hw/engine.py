@@ -1,49 +1,47 @@
-"""The engine: registers, packet units and core behind the ports of the generated top."""
+"""The engine: registers, packet units and core behind AXI ports."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, Module, ResetInserter, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Module, ResetInserter, ResetSignal, Signal
 from amaranth.lib import wiring
-from amaranth.lib.wiring import In, Out
+from amaranth.lib.wiring import In, Out, connect
 
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.core import Core
+from gradsieve.hw.host.host_side import WRITTEN
+from gradsieve.hw.host.input_packets import InputPackets
 from gradsieve.hw.host.packet_closer import PacketCloser
 from gradsieve.hw.host.packing import beat_layout, input_beat_layout
-from gradsieve.hw.host.register_file import RegisterFile, axi_lite_signature
+from gradsieve.hw.host.register_file import REGISTER_BUS, RegisterFile
 from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64, IDENTITY
+from gradsieve.hw.lib.axi import AxiStream
 from gradsieve.hw.lib.register_slice import RegisterSlice
 
 
 class Engine(wiring.Component):
-    """The generated top: AXI4-Lite registers (`s_axil_*`), AXI4-Stream in (`s_axis_*`) and out (`m_axis_*`).
+    """AXI4-Lite registers (`s_axil`), AXI4-Stream in (`s_axis`) and out (`m_axis`), in the domain that it is given.
 
-    One clock `clk`; synchronous reset `rst`, active high, for one cycle or more: from the next cycle on no VALID and no
-    READY is given, until the cycle after the last one of `rst`.  Registers: `gradsieve.hw.host.registers`; packets:
-    docs/streams.md.
+    Its reset, synchronous, lasts one cycle or more: from the next cycle on no VALID and no READY is given, until the
+    cycle after its last one.  Registers: `gradsieve.hw.host.registers`; packets: docs/streams.md.  As the top of a
+    design its ports are `clk`, `rst`, `s_axil_awaddr` and so on.
     """
+
+    port_separator = "_"
+    """Between the names of a bus and its signal in Verilog, as other tools look for it."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        width = config.stream_width
-        members: dict[str, Any] = {"clk": In(1), "rst": In(1)}
-        for name, member in axi_lite_signature().members.items():
-            members[f"s_axil_{name}"] = (In if member.flow is Out else Out)(member.shape)
-        widths = {"tdata": width, "tkeep": width // 8, "tlast": 1, "tvalid": 1, "tready": 1}
-        for name, bits in widths.items():
-            ready = name == "tready"
-            members[f"s_axis_{name}"] = (Out if ready else In)(bits)
-            members[f"m_axis_{name}"] = (In if ready else Out)(bits)
-        super().__init__(members)
+        stream = AxiStream(config.stream_width)
+        super().__init__({"s_axil": In(REGISTER_BUS), "s_axis": In(stream), "m_axis": Out(stream)})
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c = self.config
         core = Core(c)
         m.submodules.registers = registers = RegisterFile()
-        m.submodules.input_packets = packets = core.packets
+        m.submodules.input_packets = packets = InputPackets(c)
         m.submodules.packet_closer = closer = PacketCloser(c.stream_width)
         # both streams end in registers: no path runs through the engine from port to port
         m.submodules.input_slice = input_slice = RegisterSlice(input_beat_layout(c.stream_width))
@@ -53,77 +51,85 @@ class Engine(wiring.Component):
         reset, core_reset = Signal(init=1), Signal(init=1)
         m.d.sync += [soft_reset.eq(core.soft_reset), resync.eq(core.soft_resync)]
 
-        for name, member in axi_lite_signature().members.items():
-            port, signal = getattr(self, f"s_axil_{name}"), getattr(registers.bus, name)
+        # ports; what the blocks still say in the cycle before they are reset does not leave
+        for name, member in REGISTER_BUS.members.items():
+            port, signal = getattr(self.s_axil, name), getattr(registers.bus, name)
             if name.endswith(("ready", "valid")) and member.flow is In:
-                signal = signal & ~reset  # what the blocks still say in the cycle before they are reset
+                signal = signal & ~reset
             m.d.comb += signal.eq(port) if member.flow is Out else port.eq(signal)
         beat, out = input_slice.source, closer.closed
-        wiring.connect(m, input_slice.sink, packets.beats)
         m.d.comb += [
-            beat.payload.data.eq(self.s_axis_tdata),
-            beat.payload.last.eq(self.s_axis_tlast),
-            beat.payload.partial.eq(~self.s_axis_tkeep.all()),
+            beat.payload.data.eq(self.s_axis.tdata),
+            beat.payload.last.eq(self.s_axis.tlast),
+            beat.payload.partial.eq(~self.s_axis.tkeep.all()),
             # a null beat, which says nothing but, with TLAST, that the packet ends
-            beat.valid.eq(self.s_axis_tvalid & (self.s_axis_tkeep.any() | self.s_axis_tlast)),
-            self.s_axis_tready.eq(beat.ready & ~reset),
-            self.m_axis_tdata.eq(out.payload.data),
-            self.m_axis_tkeep.eq(out.payload.keep),
-            self.m_axis_tlast.eq(out.payload.last),
-            self.m_axis_tvalid.eq(out.valid & ~reset),
-            out.ready.eq(self.m_axis_tready),
+            beat.valid.eq(self.s_axis.tvalid & (self.s_axis.tkeep.any() | self.s_axis.tlast)),
+            self.s_axis.tready.eq(beat.ready & ~reset),
+            self.m_axis.tdata.eq(out.payload.data),
+            self.m_axis.tkeep.eq(out.payload.keep),
+            self.m_axis.tlast.eq(out.payload.last),
+            self.m_axis.tvalid.eq(out.valid & ~reset),
+            out.ready.eq(self.m_axis.tready),
         ]
 
-        # contents of packets
-        for name, member in core.packets.signature.members.items():
-            if name in ("beats", "clear", "resync", "open"):
-                continue
-            inner, outer = getattr(core, name), getattr(packets, name)
-            if member.is_port:
-                m.d.comb += outer.eq(inner) if member.flow is In else inner.eq(outer)
-            else:
-                wiring.connect(m, outer, inner)
-        wiring.connect(m, core.out, output_slice.source)
-        wiring.connect(m, output_slice.sink, closer.beats)
+        # packets
+        connect(m, input_slice.sink, packets.beats)
+        for side in (core.contents, core.packets):
+            for name, member in side.signature.members.items():
+                inner, outer = getattr(side, name), getattr(packets, name)
+                if member.is_port:
+                    m.d.comb += outer.eq(inner) if member.flow is Out else inner.eq(outer)
+                else:
+                    connect(m, outer, inner)
+        connect(m, core.beats, output_slice.source)
+        connect(m, output_slice.sink, closer.beats)
         m.d.comb += [
             input_slice.clear.eq(soft_reset & resync),
             output_slice.clear.eq(soft_reset),
             packets.clear.eq(soft_reset),
             packets.resync.eq(resync),
             closer.clear.eq(soft_reset),
-            core.stalled.eq(self.m_axis_tvalid & ~self.m_axis_tready),
+            core.stalled.eq(self.m_axis.tvalid & ~self.m_axis.tready),
         ]
+        self._connect_registers(m, core, registers, packets.open | closer.open << 1)
 
-        # registers
-        f = {
+        # a domain of its own on the same clock: its reset is a register
+        top = Module()
+        top.domains.engine = ClockDomain(reset_less=True, local=True)
+        top.d.comb += ClockSignal("engine").eq(ClockSignal())
+        top.d.engine += [
+            reset.eq(ResetSignal(allow_reset_less=True)),
+            core_reset.eq(ResetSignal(allow_reset_less=True) | core.soft_reset),
+        ]
+        in_engine = DomainRenamer("engine")
+        top.submodules.blocks = in_engine(ResetInserter(reset)(m))
+        top.submodules.core = in_engine(ResetInserter(core_reset)(core))
+        return top
+
+    def _connect_registers(self, m: Module, core: Core, registers: RegisterFile, open_packets: Any) -> None:
+        """What the host reads and writes; `open_packets`: in and out."""
+        c, values = self.config, core.registers
+        read = {
             "id": IDENTITY,
             "digest_low": int(c.digest, 16) & 0xFFFFFFFF,
             "digest_high": int(c.digest, 16) >> 32,
             "array": c.R | c.C << 8 | c.gate_rows_per_cycle << 16 | (c.stream_width // 8) << 24,
             "max_hi": c.max_H | c.max_I << 16,
             "max_bt": c.max_B | c.max_T << 16,
-            "status": core.busy | packets.open << 1 | closer.open << 2 | core.fatal << 3 | core.error_code << 4,
-            "terms": core.terms,
+            "status": values.busy | open_packets << 1 | values.fatal << 3 | values.error_code << 4,
+            "terms": values.terms,
+            "random_live": values.random_live,
         }
-        for name in COUNTERS_64:
-            counter = getattr(core, name.lower())
-            f |= {f"{name.lower()}_low": counter[:32], f"{name.lower()}_high": counter[32:]}
-        for name in COUNTERS_32:
-            f[name.lower()] = getattr(core, name.lower())
-        m.d.comb += [getattr(registers, name).eq(value) for name, value in f.items()]
-        for name in ("h", "i", "b", "t", "tau", "random", "mode", "read_mode", "control"):
-            m.d.comb += getattr(core, name).eq(getattr(registers, name))
+        for name in (n.lower() for n in COUNTERS_64):
+            counter = getattr(values.counters, name)
+            read |= {f"{name}_low": counter[:32], f"{name}_high": counter[32:]}
+        for name in (n.lower() for n in COUNTERS_32):
+            read[name] = getattr(values.counters, name)
+        m.d.comb += [getattr(registers, name).eq(value) for name, value in read.items()]
+        m.d.comb += [getattr(values, name).eq(getattr(registers, name)) for name in WRITTEN]
         m.d.comb += [
-            core.sizes_written.eq(
+            values.sizes_written.eq(
                 registers.h_written | registers.i_written | registers.b_written | registers.t_written
             ),
-            core.random_load.eq(registers.random_written),
-            registers.random_live.eq(core.random_live),
+            values.random_written.eq(registers.random_written),
         ]
-        top = Module()
-        top.domains.sync = ClockDomain(reset_less=True)
-        top.d.comb += ClockSignal().eq(self.clk)
-        top.d.sync += [reset.eq(self.rst), core_reset.eq(self.rst | core.soft_reset)]
-        top.submodules.blocks = ResetInserter(reset)(m)
-        top.submodules.core = ResetInserter(core_reset)(core)
-        return top

@@ -79,12 +79,26 @@ def component_verilog(
 
     with zeros_left_out(), yosys_at_hand():
         platform = SimpleNamespace(cells=cells)
-        text = backend.convert(component, name=name, platform=platform, emit_src=False, strip_internal_attrs=True)
+        text = backend.convert(
+            component, name=name, platform=platform, ports=_ports(component), emit_src=False, strip_internal_attrs=True
+        )
     modules = plain_names(share(canonical(parse(text)), name))
     if attributes:  # not by Amaranth, which gives the attributes of a signal to its wires in every module
         modules[name] = with_attributes(modules[name])
     comment = "".join(f"// {line}".rstrip() + "\n" for line in header.splitlines())
     return "\n".join(filter(None, [comment, *(m.text() for m in modules.values())]))
+
+
+def _ports(component: Any) -> dict[str, Any] | None:
+    """The ports of a component that names them by a `port_separator` of its own; None leaves it to Amaranth."""
+    from amaranth.hdl import Value
+
+    separator = getattr(component, "port_separator", None)
+    if separator is None:
+        return None
+    members = component.signature.flatten(component)
+    # what is driven inside is an output
+    return {separator.join(map(str, path)): (Value.cast(value), None) for path, _, value in members}
 
 
 def verilog(config: EngineConfig) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import ClockDomain, ClockSignal, DomainRenamer, Elaboratable, Module, ResetSignal, Signal
+from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Module, Signal
 from amaranth.lib import data, io, wiring
 from amaranth.lib.cdc import ResetSynchronizer
 from amaranth.lib.wiring import In, Out
@@ -13,7 +13,6 @@ from gradsieve.fpga.boards.board import LED_SIGNALS, Board, Clocking, Pin
 from gradsieve.fpga.link.serial_link import SerialLink
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.engine import Engine
-from gradsieve.hw.host.register_file import axi_lite_signature
 from gradsieve.rtl_gen.verilog import component_verilog
 
 HEARTBEAT_BITS = 25
@@ -42,31 +41,26 @@ class BoardCore(wiring.Component):
         m.d.comb += ClockSignal().eq(self.clk)
         m.submodules.reset = ResetSynchronizer(self.rst)
         m.submodules.link = link = self.link
-        engine = Engine(self.config)
-        m.submodules.engine = DomainRenamer("engine")(engine)
+        m.submodules.engine = engine = Engine(self.config)
+        wiring.connect(m, link.bus, engine.s_axil)
         m.d.comb += [
-            engine.clk.eq(ClockSignal()),
-            engine.rst.eq(ResetSignal()),
             link.rx.eq(self.rx),
             self.tx.eq(link.tx),
-            engine.s_axis_tdata.eq(link.to_engine.payload.data),
-            engine.s_axis_tkeep.eq(-1),
-            engine.s_axis_tlast.eq(link.to_engine.payload.last),
-            engine.s_axis_tvalid.eq(link.to_engine.valid),
-            link.to_engine.ready.eq(engine.s_axis_tready),
-            link.from_engine.payload.data.eq(engine.m_axis_tdata),
-            link.from_engine.payload.keep.eq(engine.m_axis_tkeep),
-            link.from_engine.payload.last.eq(engine.m_axis_tlast),
-            link.from_engine.valid.eq(engine.m_axis_tvalid),
-            engine.m_axis_tready.eq(link.from_engine.ready),
+            engine.s_axis.tdata.eq(link.to_engine.payload.data),
+            engine.s_axis.tkeep.eq(-1),
+            engine.s_axis.tlast.eq(link.to_engine.payload.last),
+            engine.s_axis.tvalid.eq(link.to_engine.valid),
+            link.to_engine.ready.eq(engine.s_axis.tready),
+            link.from_engine.payload.data.eq(engine.m_axis.tdata),
+            link.from_engine.payload.keep.eq(engine.m_axis.tkeep),
+            link.from_engine.payload.last.eq(engine.m_axis.tlast),
+            link.from_engine.valid.eq(engine.m_axis.tvalid),
+            engine.m_axis.tready.eq(link.from_engine.ready),
         ]
-        for name, member in axi_lite_signature().members.items():
-            port, signal = getattr(engine, f"s_axil_{name}"), getattr(link.bus, name)
-            m.d.comb += port.eq(signal) if member.flow is Out else signal.eq(port)
 
         beats = Signal()
         m.d.sync += beats.eq(
-            (engine.s_axis_tvalid & engine.s_axis_tready) | (engine.m_axis_tvalid & engine.m_axis_tready)
+            (engine.s_axis.tvalid & engine.s_axis.tready) | (engine.m_axis.tvalid & engine.m_axis.tready)
         )
         heartbeat, tick = Signal(self.heartbeat_bits), Signal()
         m.d.sync += [heartbeat.eq(heartbeat + 1), tick.eq(heartbeat[:-STRETCH] == 0)]

@@ -16,7 +16,7 @@ from gradsieve.fpga.link.framing import word_layout
 from gradsieve.fpga.link.protocol import HELLO_ANSWER, PAYLOAD_MAX, SLOT_BYTES, WRITE, Status
 from gradsieve.fpga.link.register_master import RegisterMaster
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.host.register_file import DATA_WIDTH, axi_lite_signature
+from gradsieve.hw.host.register_file import DATA_WIDTH, REGISTER_BUS
 from gradsieve.hw.host.registers import ADDRESS_WIDTH
 from gradsieve.hw.lib.flow import Flow
 
@@ -96,7 +96,7 @@ class RegisterOperations(Operation):
     """Reads and writes registers over `bus`, each in bounded time; `clear` as in RegisterMaster."""
 
     def __init__(self) -> None:
-        super().__init__(bus=Out(axi_lite_signature()), clear=In(1))
+        super().__init__(bus=Out(REGISTER_BUS), clear=In(1))
 
     def elaborate(self, platform: Any) -> Module:
         m = self._module()

@@ -34,7 +34,7 @@ from gradsieve.fpga.link.protocol import (
     Status,
 )
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.host.register_file import axi_lite_signature
+from gradsieve.hw.host.register_file import REGISTER_BUS
 
 
 class _Outcome(IntEnum):
@@ -59,7 +59,7 @@ class RequestProcessor(wiring.Component):
             {
                 "requests": In(stream.Signature(word_layout())),
                 "answers": Out(stream.Signature(word_layout())),
-                "bus": Out(axi_lite_signature()),
+                "bus": Out(REGISTER_BUS),
                 "input": Out(stream.Signature(word_layout())),
                 "input_commit": Out(1),
                 "input_rollback": Out(1),

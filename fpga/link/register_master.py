@@ -10,7 +10,7 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.fpga.link.protocol import NO_ANSWER
 from gradsieve.fpga.link.uart import DATA_BITS
-from gradsieve.hw.host.register_file import DATA_WIDTH, axi_lite_signature
+from gradsieve.hw.host.register_file import DATA_WIDTH, REGISTER_BUS
 from gradsieve.hw.host.registers import ADDRESS_WIDTH
 
 BUS_CYCLES = 256
@@ -27,7 +27,7 @@ class RegisterMaster(wiring.Component):
     def __init__(self) -> None:
         super().__init__(
             {
-                "bus": Out(axi_lite_signature()),
+                "bus": Out(REGISTER_BUS),
                 "start": In(1),
                 "write": In(1),
                 "address": In(ADDRESS_WIDTH),

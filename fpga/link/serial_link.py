@@ -16,7 +16,7 @@ from gradsieve.fpga.link.protocol import FIFO_BYTES
 from gradsieve.fpga.link.uart import DATA_BITS, UartReceiver, UartTransmitter, check_divisor
 from gradsieve.hw.host.packet_closer import closed_beat_layout
 from gradsieve.hw.host.packing import beat_layout
-from gradsieve.hw.host.register_file import axi_lite_signature
+from gradsieve.hw.host.register_file import REGISTER_BUS
 from gradsieve.hw.lib.register_slice import RegisterSlice
 
 
@@ -34,7 +34,7 @@ class SerialLink(wiring.Component):
             {
                 "rx": In(1, init=1),
                 "tx": Out(1, init=1),
-                "bus": Out(axi_lite_signature()),
+                "bus": Out(REGISTER_BUS),
                 "to_engine": Out(stream.Signature(beat_layout(stream_width))),
                 "from_engine": In(stream.Signature(closed_beat_layout(stream_width))),
                 "rx_active": Out(1),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
@@ -16,6 +14,7 @@ from gradsieve.hw.layouts import index_layout, job_layout, run_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
+from gradsieve.hw.lib.timing import gated, one_hot_choice
 
 GROUP = 8
 """Bits that are searched at once; a bitmap word has as many groups."""
@@ -128,9 +127,10 @@ class Compactor(wiring.Component):
             blocks.word.ready.eq(fetched_now),
             fetched_fifo.r_en.eq(fetched_now),
             wanted_slice.source.payload.bits.eq(
-                rows.word.payload
-                & (blocks.word.payload | (~self.run.block_mask).replicate(BITMAP_WORD))
-                & fetched.job.kept.replicate(BITMAP_WORD)
+                gated(
+                    rows.word.payload & (blocks.word.payload | (~self.run.block_mask).replicate(BITMAP_WORD)),
+                    fetched.job.kept,
+                )
             ),
             *[getattr(wanted_slice.source.payload, n).eq(getattr(fetched, n)) for n in ("word", "last", "job")],
             # which groups of bits have one, and whether any has
@@ -191,7 +191,7 @@ class Compactor(wiring.Component):
         m.d.comb += [
             next_group.source.valid.eq(current_valid),
             group_taken.eq(next_group.source.ready),
-            found.bits.eq(reduce(or_, (g & taken.replicate(GROUP) for g, taken in zip(groups, chosen, strict=True)))),
+            found.bits.eq(one_hot_choice(zip(chosen, groups, strict=True))),
             found.place.eq(Cat(_position(chosen), current.word)),
             found.end.eq(current.end & word_done),
             found.empty.eq(current.empty),

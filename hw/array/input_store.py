@@ -15,6 +15,7 @@ from gradsieve.hw.layouts import input_row_layout, job_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
+from gradsieve.hw.lib.timing import gated
 
 
 class InputStore(wiring.Component):
@@ -84,7 +85,7 @@ class InputStore(wiring.Component):
         m.d.sync += [
             self.rows.valid.eq(send),
             self.rows.payload.row.eq(Cat(*[send & (meta.row == j) for j in range(c.R)])),
-            lanes.eq(memory.word.payload.as_value() & meta.exists.replicate(self.lanes.size)),
+            lanes.eq(gated(memory.word.payload.as_value(), meta.exists)),
         ]
         with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):
             m.d.sync += self.loaded.eq(1)

@@ -12,6 +12,7 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.dataflow import Dataflow, having
 from gradsieve.hw.lib.multiplier import Multiplier
 from gradsieve.hw.lib.mux_adder import MuxAdder
+from gradsieve.hw.lib.timing import unshared
 
 ARRAY_CONTROL = data.StructLayout(
     {
@@ -94,9 +95,9 @@ class ProcessingElement(wiring.Component):
         accumulator = Signal(signed(self.config.error_sum_width), reset_less=True)
         # what to do with the product, from registers beside it; a reset zeroes the sum a cycle later
         zeroes, goes_on = Signal(init=1), Signal(init=1)
-        # whatever these two say first; synthesis would share those of a diagonal of the array, were they all the same
-        variant = {"init": self.lane % 2, "reset_less": self.lane % 4 > 1}
-        adds_partial, accumulates = Signal(name="adds_partial", **variant), Signal(name="accumulates", **variant)
+        # whatever these two say first: all elements of a diagonal of the array hear the same
+        adds_partial = Signal(name="adds_partial", **unshared(self.lane))
+        accumulates = Signal(name="accumulates", **unshared(self.lane))
         later = self.control_out
         keeps_sum = having(later.dataflow, stationary="sum")
         m.d.sync += [

@@ -8,13 +8,11 @@ from amaranth.hdl import Cat, Module, Mux, Signal, Value, unsigned
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from gradsieve.hw.config import MAX_SHIFT, RANDOM_SEED, EngineConfig, SieveMode
+from gradsieve.hw.config import MAX_SHIFT, RANDOM_SEED, RANDOM_WIDTH, EngineConfig, SieveMode
 from gradsieve.hw.layouts import gate_rows_layout, sieved_rows_layout
 from gradsieve.hw.lib.arithmetic import bits_for, saturate
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.reserved_queue import ReservedQueue
-
-RANDOM_WIDTH = 32
 
 
 def xorshift32(state: int) -> int:

@@ -11,7 +11,7 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
-from gradsieve.hw.host.input_words import InputWords, Target, contents, piece_layout, word_widths
+from gradsieve.hw.host.input_words import InputWords, PacketContents, Target, piece_layout, word_widths
 from gradsieve.hw.host.packing import input_beat_layout
 from gradsieve.hw.host.registers import ErrorCode
 from gradsieve.hw.layouts import run_layout
@@ -46,7 +46,7 @@ class InputPackets(wiring.Component):
                 "clear": In(1),
                 "resync": In(1),
                 "beats": In(stream.Signature(input_beat_layout(config.stream_width))),
-                **contents(config),
+                **PacketContents(config).members,
                 "open": Out(1),
                 "loading": Out(1),
                 "error": Out(Flow(Shape.cast(ErrorCode))),
@@ -66,7 +66,7 @@ class InputPackets(wiring.Component):
         m.submodules.pieces = pieces = RegisterSlice(piece_layout(c))
         m.submodules.words = words = InputWords(c)
         wiring.connect(m, pieces.sink, words.pieces)
-        for name in contents(c):
+        for name in PacketContents(c).members:
             wiring.connect(m, getattr(words, name), wiring.flipped(getattr(self, name)))
         piece = pieces.source.payload
         m.d.comb += [pieces.clear.eq(self.clear), words.clear.eq(self.clear)]

@@ -61,19 +61,23 @@ def piece_layout(config: EngineConfig) -> data.StructLayout:
     )
 
 
-def contents(config: EngineConfig) -> dict[str, wiring.Member]:
-    """The ports at which words come out: writes to stores, and the streams of the tape."""
-    state_write = write_layout(lanes_layout(config), config.batch_tiles * config.max_H)
-    lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)
-    return {
-        "weight_write": Out(Flow(write_layout(weight_word_layout(config), config.weight_words))),
-        "block_write": Out(Flow(write_layout(BITMAP_WORD, config.tiles * config.bitmap_words))),
-        "column_write": Out(Flow(write_layout(1, config.max_T * config.tiles))),
-        "hidden_write": Out(Flow(state_write)),
-        "cell_write": Out(Flow(state_write)),
-        "records": Out(stream.Signature(record_layout(config))),
-        "x": Out(stream.Signature(lanes)),
-    }
+class PacketContents(wiring.Signature):
+    """Packet unit to core: words as they become complete; writes to stores, and the streams of the tape."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        state_write = write_layout(lanes_layout(config), config.batch_tiles * config.max_H)
+        lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)
+        super().__init__(
+            {
+                "weight_write": Out(Flow(write_layout(weight_word_layout(config), config.weight_words))),
+                "block_write": Out(Flow(write_layout(BITMAP_WORD, config.tiles * config.bitmap_words))),
+                "column_write": Out(Flow(write_layout(1, config.max_T * config.tiles))),
+                "hidden_write": Out(Flow(state_write)),
+                "cell_write": Out(Flow(state_write)),
+                "records": Out(stream.Signature(record_layout(config))),
+                "x": Out(stream.Signature(lanes)),
+            }
+        )
 
 
 class InputWords(wiring.Component):
@@ -93,7 +97,7 @@ class InputWords(wiring.Component):
                 "pieces": In(stream.Signature(piece_layout(config))),
                 "clear": In(1),
                 "storing": Out(1),
-                **contents(config),
+                **PacketContents(config).members,
             }
         )
 

@@ -6,43 +6,19 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.host.registers import ADDRESS_WIDTH, REGISTERS, Access
+from gradsieve.hw.lib.axi import OKAY, SLAVE_ERROR, AxiLite
+from gradsieve.hw.lib.timing import gated, one_hot_choice
 
 DATA_WIDTH = 32
-OKAY, SLAVE_ERROR = 0, 2
+REGISTER_BUS = AxiLite(ADDRESS_WIDTH, DATA_WIDTH)
+"""The bus that the register map is behind, from the master's side."""
 CHOICES = 8
 """Words among which one cycle chooses."""
-
-
-def axi_lite_signature() -> wiring.Signature:
-    """AXI4-Lite with 32 data bits, from the master's side (AMBA AXI specification, AXI4-Lite)."""
-    return wiring.Signature(
-        {
-            "awaddr": Out(ADDRESS_WIDTH),
-            "awprot": Out(3),
-            "awvalid": Out(1),
-            "awready": In(1),
-            "wdata": Out(DATA_WIDTH),
-            "wstrb": Out(DATA_WIDTH // 8),
-            "wvalid": Out(1),
-            "wready": In(1),
-            "bresp": In(2),
-            "bvalid": In(1),
-            "bready": Out(1),
-            "araddr": Out(ADDRESS_WIDTH),
-            "arprot": Out(3),
-            "arvalid": Out(1),
-            "arready": In(1),
-            "rdata": In(DATA_WIDTH),
-            "rresp": In(2),
-            "rvalid": In(1),
-            "rready": Out(1),
-        }
-    )
 
 
 class RegisterFile(wiring.Component):
@@ -59,7 +35,7 @@ class RegisterFile(wiring.Component):
     read_latency = 4
 
     def __init__(self) -> None:
-        members: dict[str, Any] = {"bus": In(axi_lite_signature())}
+        members: dict[str, Any] = {"bus": In(REGISTER_BUS)}
         for r in REGISTERS:
             name = r.name.lower()
             if r.access is Access.READ_ONLY:
@@ -104,7 +80,7 @@ class RegisterFile(wiring.Component):
             with m.If(hit):
                 m.d.sync += bus.bresp.eq(OKAY)
             if r.access is Access.PULSE:
-                m.d.sync += signal.eq(word & mask & hit.replicate(DATA_WIDTH))
+                m.d.sync += signal.eq(gated(word & mask, hit))
             else:
                 m.d.sync += getattr(self, f"{name}_written").eq(hit)
                 with m.If(hit):
@@ -121,15 +97,15 @@ class RegisterFile(wiring.Component):
         m.d.sync += [decoded.eq(has_read), chosen.eq(decoded), known.eq(found)]
         choices, hits = [], []
         for first in range(0, len(REGISTERS), CHOICES):
-            words = []
+            words: list[tuple[Value, Value]] = []
             for r in REGISTERS[first : first + CHOICES]:
                 name = f"{r.name.lower()}_live" if r.live else r.name.lower()
                 hits.append(hit := Signal(name=f"reads_{r.name.lower()}"))
                 m.d.sync += hit.eq(read_address[2:] == r.offset >> 2)
                 if r.access is not Access.PULSE:
-                    words.append(getattr(self, name) & hit.replicate(DATA_WIDTH))
+                    words.append((hit, getattr(self, name)))
             choices.append(choice := Signal(DATA_WIDTH, name=f"choice_{first}"))
-            m.d.sync += choice.eq(reduce(or_, words))
+            m.d.sync += choice.eq(one_hot_choice(words))
         m.d.comb += found.eq(reduce(or_, hits))
         with m.If(chosen & (~bus.rvalid | bus.rready)):
             m.d.sync += [

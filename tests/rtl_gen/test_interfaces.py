@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gradsieve.hw.config import preset
-from gradsieve.hw.host.register_file import axi_lite_signature
+from gradsieve.hw.host.register_file import REGISTER_BUS
 from gradsieve.rtl_gen.generate import Generated
 from gradsieve.rtl_gen.interfaces import interfaces, with_attributes
 from gradsieve.rtl_gen.netlist import Module, Port, parse
@@ -45,7 +45,7 @@ def test_every_port_of_the_engine_is_in_one_interface(tiny: Generated) -> None:
     ]
     assert sorted(p.name for i in found for p in i.signals.values()) == sorted(p.name for p in tiny.summary.ports)
     signals = {i.name: set(i.signals) for i in found}
-    assert signals["s_axil"] == {name.upper() for name in axi_lite_signature().members}
+    assert signals["s_axil"] == {name.upper() for name in REGISTER_BUS.members}
     assert signals["s_axis"] == signals["m_axis"] == STREAM
 
 

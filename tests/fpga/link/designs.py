@@ -11,8 +11,9 @@ from amaranth.lib.wiring import In, Out
 from gradsieve.fpga.boards.top import LEDS
 from gradsieve.fpga.link.serial_link import SerialLink
 from gradsieve.hw.host.packet_closer import closed_beat_layout
-from gradsieve.hw.host.register_file import SLAVE_ERROR, axi_lite_signature
+from gradsieve.hw.host.register_file import REGISTER_BUS
 from gradsieve.hw.host.registers import BY_NAME
+from gradsieve.hw.lib.axi import SLAVE_ERROR
 from gradsieve.hw.lib.register_slice import RegisterSlice
 
 DIVISOR = 4
@@ -27,7 +28,7 @@ class Stub(wiring.Component):
 
     def __init__(self) -> None:
         layout = closed_beat_layout(STUB_WIDTH)
-        super().__init__({"bus": In(axi_lite_signature()), "echo_stop": Out(1)})
+        super().__init__({"bus": In(REGISTER_BUS), "echo_stop": Out(1)})
         self.slice = RegisterSlice(layout)
 
     def elaborate(self, platform: Any) -> Module:

@@ -23,11 +23,11 @@ ARRAY_CONTROL = data.StructLayout(
 
 
 class ProcessingElement(wiring.Component):
-    """total = addend + a * b for one operand a cycle; `latency` = 3 cycles after its operand it is on `total`.
+    """total = addend + a * b for one operand a cycle; it is on `total` `latency` cycles after its operand.
 
     error dataflow (output-stationary): a = `weight`, b = `dz`, the addend is the sum of the tile so far.
     gradient dataflow (input-stationary): a = the stationary input, b = `dz`, the addend is
-    `partial_sum`, which must arrive 2 cycles after its operands.
+    `partial_sum`, which must arrive `sum_delay` cycles after its operands.
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
     stores `input` beside the stationary one; `swap`, a cycle before the first operand of a gradient tile, puts it in
     its place.
@@ -35,7 +35,8 @@ class ProcessingElement(wiring.Component):
     apart that are controlled alike.
     """
 
-    latency = 3
+    sum_delay = Multiplier.latency
+    latency = sum_delay + 1  # the sum's register
 
     def __init__(self, config: EngineConfig, lane: int = 0) -> None:
         f = config.formats

@@ -13,11 +13,19 @@ from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.layouts import index_layout, job_layout, run_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import RegisterSlice
+from gradsieve.hw.lib.reserved_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
 from gradsieve.hw.lib.timing import gated, one_hot_choice
 
 GROUP = 8
 """Bits that are searched at once; a bitmap word has as many groups."""
+
+
+PENDING = 1
+"""Cycles of a word in the register where it waits for the next one that has a bit."""
+
+SEARCHED = 1
+"""Cycles of a word, a group of its bits or an index in the register that holds it."""
 
 
 def _entry_layout(config: EngineConfig) -> data.StructLayout:
@@ -50,11 +58,25 @@ class Compactor(wiring.Component):
 
     Bitmaps are read a word of BITMAP_WORD bits a cycle, also across jobs; words of zeros cost nothing downstream, and
     `look_ahead` words are kept ready, so that bitmaps down to 2 % density stream without a bubble.  A job without any
-    index gives one beat marked `empty`.  First index `latency` = 14 cycles after an idle compactor takes its job.
+    index gives one beat marked `empty`.  The first index comes `latency` cycles after an idle compactor takes its job
+    if the first two words have a bit; else it waits a cycle for each word more until the second that has one, or the
+    last.
     """
 
     look_ahead = 16
-    latency = 14
+    latency = (
+        RegisterSlice.latency  # the request
+        + StreamMemory.latency
+        + 2 * RegisterSlice.latency  # the wanted bits, and which groups of them have one
+        + PENDING
+        + RegisterSlice.latency  # into the look-ahead
+        + QUEUE_LATENCY
+        + RegisterSlice.latency  # out of it
+        + SEARCHED  # the word
+        + RegisterSlice.latency
+        + SEARCHED  # the group
+        + SEARCHED  # the index
+    )
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

@@ -9,13 +9,16 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.fifo import SyncFIFOBuffered
 from amaranth.lib.wiring import In, Out
 
+from gradsieve.hw.array.operand_fetch import OperandFetch
 from gradsieve.hw.array.requantizer import Requantizer
+from gradsieve.hw.array.systolic_array import drain_latency
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import job_layout, requantized_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import ForwardRegister, RegisterSlice
+from gradsieve.hw.lib.reserved_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.stream_memory import write_layout
 
 JOB_DELAY = 1
@@ -31,12 +34,17 @@ class Drain(wiring.Component):
     only ever delays `ready`.
     """
 
+    latency = Requantizer.latency + QUEUE_LATENCY + ForwardRegister.latency + 2 * RegisterSlice.latency
+    """Cycles from a row on `sums` to where it belongs: the queue, the slice that ends its stall, and its place."""
+
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        # room is kept free for the tiles that may end before an end, announced and then counted, shows in `ready`
-        self.kept_free = -(-(JOB_DELAY + CreditCounter.latency) // config.R) - 1
-        # tiles in flight: one being filled, and those that cover the way from the array to the first row taken
-        self.tiles = 2 + self.kept_free + -(-(config.C + 15 + Requantizer.latency) // config.R)
+        # room for the tiles that may end before `ready` knows of one that has is kept free
+        unseen = JOB_DELAY + CreditCounter.latency - 1
+        self.kept_free = unseen // config.R
+        # tiles in flight: one being filled, one being taken, and those that cover the way from the array and back
+        way = JOB_DELAY + OperandFetch.answer + drain_latency(config) + self.latency + CreditCounter.latency
+        self.tiles = 2 + self.kept_free + -(-way // config.R)
         gradients = data.ArrayLayout(signed(config.formats.gradient.width), config.C)
         super().__init__(
             {

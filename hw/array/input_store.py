@@ -23,7 +23,7 @@ class InputStore(wiring.Component):
 
     `jobs` names tiles in the order in which the array will use them; each is read, R rows in R cycles, columns
     beyond the tile's last as zeros, and sent on `rows` (whose `row` is zero in other cycles).  `loaded` is high from
-    the tile's last row but two (its first, if R is less than 3) until `taken`, which comes STORE_LATENCY = 2 cycles
+    the tile's last row but two (its first, if R is less than 3) until `taken`, which comes STORE_LATENCY cycles
     after it rose or later; the next tile's rows follow from the cycle after that.
     """
 

@@ -31,21 +31,25 @@ STORE_LATENCY = BlockMemory.latency
 class OperandFetch(wiring.Component):
     """Asks the stores for the words of each index, and feeds the array one operand a cycle.
 
-    Per index: `row_request` for dz', which the store must have at its port `STORE_LATENCY` = 2 cycles later, for one
-    cycle; `weight_address` and `gradient_address`, such that the stores' words meet the operand in the array; and, if
-    the index is one of the gradient dataflow, `gradient_write` a cycle before the array has the new sum of row 0.
+    Per index: `row_request` for dz', which the store must have at its port STORE_LATENCY cycles later, for one cycle;
+    `weight_address` and `gradient_address`, such that the stores' words meet the operand in the array; and, if the
+    index is one of the gradient dataflow, `gradient_write` a cycle before the array has the new sum of row 0.
     Once asked for, an index stops nowhere.  So indices wait before: the first one of a gradient job for
     `inputs_loaded`, the last one of an error job for `drain_ready`, and then it announces its tile on `drain_jobs`; a
     job with `fence` until all older dW words are written back.  `inputs_taken` comes a cycle before the first operand
-    of a gradient job, and STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` = 5 cycles from an
+    of a gradient job, and STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` cycles from an
     index to its operand.  `drain_jobs`, and what is counted (`busy`, `streamed`, `macs` and the stalls), come a cycle
     behind the index.
     """
 
-    latency = 5
-    weight_delay = STORE_LATENCY + 1 - WeightStore.latency
+    asking = 2 * RegisterSlice.latency
+    """Cycles from an index to `row_request`: its addresses, and what it waits for."""
+    answer = STORE_LATENCY + 1
+    """Cycles from `row_request` to the operand, which is in a register."""
+    latency = asking + answer
+    weight_delay = answer - WeightStore.latency
     """Cycles from `row_request` to `weight_address`."""
-    gradient_delay = STORE_LATENCY + 1 + SUM_DELAY - WeightGradientStore.latency
+    gradient_delay = answer + SUM_DELAY - WeightGradientStore.latency
     """Cycles from `row_request` to `gradient_address`."""
 
     def __init__(self, config: EngineConfig) -> None:

@@ -25,11 +25,11 @@ ARRAY_CONTROL = data.StructLayout(
 
 
 class ProcessingElement(wiring.Component):
-    """total = addend + a * b for one operand a cycle; `latency` = 3 cycles after its operand it is on `total`.
+    """total = addend + a * b for one operand a cycle; it is on `total` `latency` cycles after its operand.
 
     b is `dz`; a is what the dataflow multiplies it by: `weight`, or the stationary input if the dataflow has one.  The
-    addend is the element's own sum of the tile so far if that is stationary, else `partial_sum`, which must arrive 2
-    cycles after its operands.
+    addend is the element's own sum of the tile so far if that is stationary, else `partial_sum`, which must arrive
+    `sum_delay` cycles after its operands.
     `weight_out`, `dz_out` and `control_out` repeat the inputs one cycle later for the neighbours.  `input_load`
     stores `input` beside the stationary one; `swap`, a cycle before the first operand of a tile with a stationary
     input, puts it in its place.
@@ -37,7 +37,8 @@ class ProcessingElement(wiring.Component):
     apart that are controlled alike.
     """
 
-    latency = 3
+    sum_delay = Multiplier.latency
+    latency = sum_delay + 1  # the sum's register
 
     def __init__(self, config: EngineConfig, lane: int = 0) -> None:
         f = config.formats

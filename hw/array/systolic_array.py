@@ -16,13 +16,21 @@ from gradsieve.hw.layouts import input_row_layout, operand_layout
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.flow import Flow
 
+DRAIN_STAGES = ("group", "column")
+"""Registers in which the sums of a lane meet."""
+
 
 def gradient_latency(config: EngineConfig) -> int:
     """Cycles from an operand of the gradient dataflow to its new sums of dW at the end of row 0."""
     return ProcessingElement.latency + config.C - 1
 
 
-SUM_DELAY = ProcessingElement.latency - 1
+def drain_latency(config: EngineConfig) -> int:
+    """Cycles from the last operand of an error tile to its row 0 on `drain`, when the last lane has its sum."""
+    return ProcessingElement.latency + config.C - 1 + len(DRAIN_STAGES)
+
+
+SUM_DELAY = ProcessingElement.sum_delay
 """Cycles from an operand to row 0's old sum: it meets the product at the adder."""
 
 
@@ -52,7 +60,7 @@ class SystolicArray(wiring.Component):
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         f = config.formats
-        self.drain_latency = ProcessingElement.latency + config.C + 1
+        self.drain_latency = drain_latency(config)
         self.gradient_latency = gradient_latency(config)
         super().__init__(
             {

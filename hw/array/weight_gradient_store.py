@@ -17,14 +17,14 @@ from gradsieve.hw.lib.flow import Flow
 class WeightGradientStore(wiring.Component):
     """Words of R sums; their skew at the array's edges is one of addresses, which walk from row to row.
 
-    In a run: `words[j]` is sum j of the word whose `address` came `latency` + j cycles before, `latency` = 4.  `write`
+    In a run: `words[j]` is sum j of the word whose `address` came `latency` + j cycles before.  `write`
     names the word whose new sums follow: `sums[j]` is taken 1 + j cycles later.
     While `reading`: `words[j]` is sum j of the word at the `read_address` of `latency` + j // E cycles before, E the
     elements that are read out together.  `clear` zeroes sum j 1 + j cycles later; it and `write` never come together.
     A sum that is read in the cycle in which it is written reads as anything.
     """
 
-    latency = 1 + BlockMemory.latency + 1
+    latency = 1 + BlockMemory.latency + 1  # the address's register, the word's
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

@@ -18,12 +18,12 @@ from gradsieve.hw.lib.stream_memory import write_layout
 class WeightStore(wiring.Component):
     """Words of R weights; their skew at the array's edge is one of addresses, which walk from row to row.
 
-    `words[j]` is weight j of the word whose `address` came `latency` + j cycles before, `latency` = 3; one word a
+    `words[j]` is weight j of the word whose `address` came `latency` + j cycles before; one word a
     cycle, without backpressure.  `write` takes whole words.  A word that is read within R cycles of its write reads as
     anything.
     """
 
-    latency = BlockMemory.latency + 1
+    latency = BlockMemory.latency + 1  # the word's register
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

@@ -20,13 +20,13 @@ from gradsieve.hw.lib.stream_memory import write_layout
 class BiasGradientAccumulator(wiring.Component):
     """db[q] += sum over lanes of dz'[q]; a group of rows a cycle, exact.
 
-    `rows` carries groups of consecutive rows and their group address; one group may return after `latency` = 3 cycles
-    at the earliest.  While no rows come, `word` is db of the row q that was at `address` `read_latency` = 4 cycles
-    before.  `clear` zeroes a row, at the earliest in the cycle after that of its address.
+    `rows` carries groups of consecutive rows and their group address; one group may return after `latency` cycles at
+    the earliest.  While no rows come, `word` is db of the row q that was at `address` `read_latency` cycles before.
+    `clear` zeroes a row, at the earliest in the cycle after that of its address.
     """
 
-    latency = 3
-    read_latency = 4
+    latency = 1 + BlockMemory.latency  # the address's register
+    read_latency = latency + 1  # the word's
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -45,16 +45,14 @@ class BiasGradientAccumulator(wiring.Component):
         c, rate = self.config, self.config.gate_rows_per_cycle
         width = c.formats.weight_grad_width
         layout = data.StructLayout({"valid": 1, "address": range(self.groups)})
-        stage_0, stage_1, stage_2 = Signal(layout), Signal(layout), Signal(layout)
-        m.d.sync += [
-            stage_0.valid.eq(self.rows.valid),
-            stage_0.address.eq(self.rows.payload.address),
-            stage_1.eq(stage_0),
-            stage_2.eq(stage_1),
-        ]
+        asked, *on_the_way = [Signal(layout, name=f"group_stage{n}") for n in range(self.latency)]
+        m.d.sync += [asked.valid.eq(self.rows.valid), asked.address.eq(self.rows.payload.address)]
+        m.d.sync += [later.eq(earlier) for earlier, later in pairwise((asked, *on_the_way))]
+        arrived = on_the_way[-1]
         # the host's rows are read through the same port: the controller never reads during a run
         address = Signal(range(c.gate_rows), reset_less=True)
-        banks = [Signal(range(max(rate, 2)), name=f"bank_stage{n + 2}", reset_less=True) for n in range(2)]
+        choice = range(max(rate, 2))
+        banks = [Signal(choice, name=f"bank_stage{n + 1}", reset_less=True) for n in range(BlockMemory.latency)]
         clears, clear = Signal(), Signal.like(address, reset_less=True)
         m.d.sync += [
             address.eq(self.address),
@@ -75,13 +73,13 @@ class BiasGradientAccumulator(wiring.Component):
                 waiting.input.eq(lane_sum),
                 memory.read_enable.eq(1),
                 memory.output_enable.eq(1),
-                memory.read_address.eq(Mux(stage_0.valid, stage_0.address, address // rate)),
-                memory.write_enable.eq(stage_2.valid | cleared),
-                memory.write_address.eq(Mux(clears, clear // rate, stage_2.address)),
+                memory.read_address.eq(Mux(asked.valid, asked.address, address // rate)),
+                memory.write_enable.eq(arrived.valid | cleared),
+                memory.write_address.eq(Mux(clears, clear // rate, arrived.address)),
                 memory.write_data.eq(Mux(clears, 0, old + waiting.output)),
             ]
             words.append(old)
         word = Signal(signed(width), reset_less=True)
-        m.d.sync += word.eq(Array(words)[banks[1]] if rate > 1 else words[0])
+        m.d.sync += word.eq(Array(words)[banks[-1]] if rate > 1 else words[0])
         m.d.comb += self.word.eq(word)
         return m

@@ -9,7 +9,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import EngineConfig
-from gradsieve.hw.gates.gate_gradient import gate_period
+from gradsieve.hw.gates.gate_schedule import gate_period
 from gradsieve.hw.layouts import gate_input_layout, lanes_layout, record_layout, run_layout, state_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.credit_counter import CreditCounter

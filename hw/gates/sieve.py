@@ -12,6 +12,7 @@ from gradsieve.hw.config import MAX_SHIFT, RANDOM_SEED, RANDOM_WIDTH, EngineConf
 from gradsieve.hw.layouts import gate_rows_layout, sieved_rows_layout
 from gradsieve.hw.lib.arithmetic import bits_for, saturate
 from gradsieve.hw.lib.flow import Flow
+from gradsieve.hw.lib.pipeline import Pipeline, Staged
 from gradsieve.hw.lib.reserved_queue import ReservedQueue
 
 
@@ -41,9 +42,13 @@ class Sieve(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.levels = (config.C - 1).bit_length()
+        self.tree = tuple(f"score_{level}" for level in range((config.C - 1).bit_length()))
         """Stages of the tree that finds a row's score."""
-        self.stages = 10 + self.levels
+        self.stages = (
+            "magnitude",
+            *self.tree,
+            *("leading_one", "distance", "scaled", "shift", "decided", "masked", "shifted", "clipped", "counted"),
+        )
         """Stages of the pipeline in front of the queue."""
         super().__init__(
             {
@@ -59,14 +64,12 @@ class Sieve(wiring.Component):
     @property
     def latency(self) -> int:
         """Cycles from a row to what becomes of it, without backpressure."""
-        return self.stages + ReservedQueue.latency
+        return len(self.stages) + ReservedQueue.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c = self.config
-        width, rate, lanes = c.formats.gradient.width, c.gate_rows_per_cycle, range(c.C)
-        stochastic = self.mode == SieveMode.STOCHASTIC
-        m.submodules.queue = queue = ReservedQueue(sieved_rows_layout(c), self.stages)
+        m.submodules.queue = queue = ReservedQueue(sieved_rows_layout(c), len(self.stages))
         wiring.connect(m, queue.sink, wiring.flipped(self.sieved))
         taken = Signal()
         m.d.comb += [
@@ -74,107 +77,104 @@ class Sieve(wiring.Component):
             self.rows.ready.eq(queue.room),
             queue.reserve.eq(taken),
         ]
-        valid = [taken, *[Signal(name=f"valid_stage{n + 1}") for n in range(self.stages)]]
+        pipes = [Pipeline(m, self.stages, f"row_{r}") for r in range(c.gate_rows_per_cycle)]
+        valid = pipes[0].marks(taken)
         m.d.comb += queue.source.valid.eq(valid[-1])
-        m.d.sync += Cat(*valid[1:]).eq(Cat(*valid[:-1]))
-        tau_msb = Signal(range(width + 1))
+        stochastic = self.mode == SieveMode.STOCHASTIC
+        words = self._random_words(m, valid[self.stages.index("decided")] & stochastic)
+        tau_msb = Signal(range(len(self.tau) + 1))
         m.d.sync += tau_msb.eq(_msb(m, self.tau, "tau_msb"))
 
-        # the words of the next group's rows, ready-made
-        ahead = [RANDOM_SEED]
-        for _ in range(rate):
-            ahead.append(xorshift32(ahead[-1]))
-        words = [Signal(RANDOM_WIDTH, name=f"word_{r}", init=w) for r, w in enumerate(ahead[1:])]
-        decided = 5 + self.levels  # the stage whose end decides
-        with m.If(self.random_load.valid):
-            source = self.random_load.payload
-            m.d.sync += [self.random.eq(source), *[w.eq(xorshift32_steps(source, r + 1)) for r, w in enumerate(words)]]
-        with m.Elif(valid[decided] & stochastic):
-            m.d.sync += [self.random.eq(words[-1]), *[w.eq(xorshift32_steps(w, rate)) for w in words]]
-
-        def stage(value: Value, name: str) -> Signal:
-            """A register of the pipeline."""
-            register = Signal(value.shape(), name=name, reset_less=True)
-            m.d.sync += register.eq(value)
-            return register
-
-        overflows: list[Value] = []
-        for r in range(rate):
-
-            def put(value: Value, name: str, row: int = r) -> Signal:
-                return stage(value, f"{name}_{row}")
-
-            def put_row(row: list[Value], number: int) -> list[Value]:
-                return [put(v, f"row_stage{number}_{n}") for n, v in enumerate(row)]
-
-            # magnitudes
-            row: list[Value] = [self.rows.payload[r][n] for n in lanes]
-            magnitudes: list[Value] = [put(Mux(v < 0, -v, v)[:width], f"magnitude_{n}") for n, v in enumerate(row)]
-            row, number = put_row(row, 1), 1
-            # score, and which elements reach tau
-            above: Value = Cat(*[(v >= self.tau) & (v != 0) for v in magnitudes])
-            for level in range(self.levels):
-                pairs = [magnitudes[n : n + 2] for n in range(0, len(magnitudes), 2)]
-                magnitudes = [
-                    put(Mux(p[0] > p[-1], p[0], p[-1]) if len(p) == 2 else p[0], f"largest_{level}_{n}")
-                    for n, p in enumerate(pairs)
-                ]
-                above, number = put(above, f"above_level{level}"), number + 1
-                row = put_row(row, number)
-            (score,) = magnitudes
-            # with the leading ones aligned, the score reaches tau at this shift or at the next
-            score_msb: Value = put(_msb(m, score, f"score_{r}"), "score_msb")
-            reaches: Value = put((score >= self.tau) & (score != 0), "reaches")
-            above, score, row = put(above, "above_msb"), put(score, "score_msb_of"), put_row(row, number + 1)
-            distance: Value = put(Mux(tau_msb > score_msb, (tau_msb - score_msb)[: len(tau_msb)], 0), "distance")
-            reaches, nonzero = put(reaches, "reaches_distance"), put(score_msb != 0, "nonzero")
-            above, score, row = put(above, "above_distance"), put(score, "score_distance"), put_row(row, number + 2)
-            scaled = put((score << distance)[:width], "scaled")
-            distance, next_distance = put(distance, "distance_scaled"), put(distance + 1, "next_distance")
-            nonzero, reaches = put(nonzero, "nonzero_scaled"), put(reaches, "reaches_scaled")
-            above, row = put(above, "above_scaled"), put_row(row, number + 3)
-            shift = put(Mux(scaled < self.tau, next_distance, distance), "shift")
-            nonzero, reaches, above = put(nonzero, "nonzero_shift"), put(reaches, "reaches_shift"), put(above, "above")
-            row = put_row(row, number + 4)
-
-            # the decision
-            low_bits = Cat(*[n < shift for n in range(MAX_SHIFT)])
-            keep, element_mask = Signal(name=f"keep_{r}"), Signal(c.C, name=f"element_mask_{r}")
+        rows, overflows = [], []
+        for pipe, word, lanes in zip(pipes, words, self.rows.payload, strict=True):
+            score, row, above = self._score(pipe, list(lanes))
+            shift, reaches, nonzero = self._shift(m, pipe, score, tau_msb)
+            pipe.begin("decided")
+            low_bits = Cat(*[n < shift.now for n in range(MAX_SHIFT)])
+            keep, element_mask = Signal(), Signal(c.C)
             m.d.comb += element_mask.eq(-1)
             with m.Switch(self.mode):
                 with m.Case(SieveMode.DENSE):
                     m.d.comb += keep.eq(1)
                 with m.Case(SieveMode.ELEMENT):
-                    m.d.comb += [element_mask.eq(above), keep.eq(above.any())]
+                    m.d.comb += [element_mask.eq(above.now), keep.eq(above.now.any())]
                 with m.Case(SieveMode.ROW):
-                    m.d.comb += keep.eq(reaches)
+                    m.d.comb += keep.eq(reaches.now)
                 with m.Case(SieveMode.STOCHASTIC):
-                    m.d.comb += keep.eq(nonzero & (shift <= MAX_SHIFT) & ~(words[r] & low_bits).any())
-            kept: Value = put(keep, "kept_decided")
-            mask = put(element_mask, "mask")
-            amount: Value = put(Mux(stochastic, shift, 0)[: bits_for(MAX_SHIFT).width], "amount")
-            row = put_row(row, number + 5)
-            row = put_row([Mux(kept & mask[n], row[n], 0) for n in lanes], number + 6)
-            kept, amount = put(kept, "kept_masked"), put(amount, "amount_masked")
-
-            # the scale
-            shifted = [put(row[n] << amount, f"shifted_{n}") for n in lanes]
-            elements: Value = put(Cat(*[row[n] != 0 for n in lanes]), "elements_shifted")
-            kept = put(kept, "kept_shifted")
-            clipped = [saturate(v, width) for v in shifted]
-            row = put_row([v for v, _ in clipped], number + 8)
-            overflows += [put(o, f"overflow_{n}") for n, (_, o) in enumerate(clipped)]
-            elements, kept = put(elements, "elements_clipped"), put(kept, "kept_clipped")
-            left = queue.source.payload
-            m.d.comb += [
-                *[left.rows[r][n].eq(stage(row[n], f"row_{r}_{n}")) for n in lanes],
-                left.kept[r].eq(stage(kept, f"kept_{r}_counted")),
-                left.elements[r].eq(
-                    stage(sum((elements[n] for n in lanes[1:]), start=elements[0]), f"elements_{r}_counted")
-                ),
-            ]
-        m.d.comb += left.saturated.eq(stage(sum(overflows[1:], start=overflows[0]), "saturated"))
+                    m.d.comb += keep.eq(nonzero.now & (shift.now <= MAX_SHIFT) & ~(word & low_bits).any())
+            kept, mask = pipe.put(keep, "kept"), pipe.put(element_mask, "mask")
+            amount = pipe.put(Mux(stochastic, shift.now, 0)[: bits_for(MAX_SHIFT).width], "amount")
+            pipe.begin("masked")
+            row = [pipe.put(Mux(kept.now & mask.now[n], v.now, 0), f"row_{n}") for n, v in enumerate(row)]
+            pipe.begin("shifted")
+            shifted = [pipe.put(v.now << amount.now, f"shifted_{n}") for n, v in enumerate(row)]
+            elements = pipe.put(Cat(*[v.now != 0 for v in row]), "elements")
+            pipe.begin("clipped")
+            clipped = [saturate(v.now, c.formats.gradient.width) for v in shifted]
+            row = [pipe.put(v, f"clipped_{n}") for n, (v, _) in enumerate(clipped)]
+            overflows += [pipe.put(overflow, f"overflow_{n}") for n, (_, overflow) in enumerate(clipped)]
+            pipe.begin("counted")
+            rows.append((row, kept, pipe.put(_sum(list(elements.now)), "element_count")))
+        saturated = pipes[0].put(_sum([overflow.now for overflow in overflows]), "saturated")
+        for pipe in pipes:
+            pipe.end()
+        left = queue.source.payload
+        for r, (row, kept, count) in enumerate(rows):
+            m.d.comb += [left.rows[r][n].eq(v.now) for n, v in enumerate(row)]
+            m.d.comb += [left.kept[r].eq(kept.now), left.elements[r].eq(count.now)]
+        m.d.comb += left.saturated.eq(saturated.now)
         return m
+
+    def _random_words(self, m: Module, advance: Value) -> list[Signal]:
+        """The random words of the group that is decided next, a row each, ready-made; `advance` says that it is."""
+        rate = self.config.gate_rows_per_cycle
+        ahead = [RANDOM_SEED]
+        for _ in range(rate):
+            ahead.append(xorshift32(ahead[-1]))
+        words = [Signal(RANDOM_WIDTH, name=f"word_{r}", init=w) for r, w in enumerate(ahead[1:])]
+        with m.If(self.random_load.valid):
+            source = self.random_load.payload
+            m.d.sync += [self.random.eq(source), *[w.eq(xorshift32_steps(source, r + 1)) for r, w in enumerate(words)]]
+        with m.Elif(advance):
+            m.d.sync += [self.random.eq(words[-1]), *[w.eq(xorshift32_steps(w, rate)) for w in words]]
+        return words
+
+    def _score(self, pipe: Pipeline, lanes: list[Value]) -> tuple[Staged, list[Staged], Staged]:
+        """A row's score, its lanes, and which of them reach tau."""
+        pipe.begin("magnitude")
+        row = [pipe.enter(v, f"row_{n}") for n, v in enumerate(lanes)]
+        largest = [pipe.put(Mux(v < 0, -v, v)[: len(v)], f"magnitude_{n}") for n, v in enumerate(lanes)]
+        after, *later = *self.tree, "leading_one"
+        pipe.begin(after)
+        above = pipe.enter(Cat(*[self._reaches_tau(v.now) for v in largest]), "above")
+        for stage in later:
+            pairs = [[v.now for v in largest[n : n + 2]] for n in range(0, len(largest), 2)]
+            largest = [pipe.put(Mux(p[0] > p[-1], p[0], p[-1]), f"largest_{n}") for n, p in enumerate(pairs)]
+            pipe.begin(stage)
+        return largest[0], row, above
+
+    def _shift(self, m: Module, pipe: Pipeline, score: Staged, tau_msb: Value) -> tuple[Staged, Staged, Staged]:
+        """Of a score, from its leading one on: the least shift that takes it to tau, whether it needs none, any bit."""
+        score_msb = pipe.put(_msb(m, score.now, "score"), "score_msb")
+        reaches = pipe.put(self._reaches_tau(score.now), "reaches")
+        # with the leading ones aligned, the score reaches tau at this shift or at the next
+        pipe.begin("distance")
+        nonzero = pipe.put(score_msb.now != 0, "nonzero")
+        apart = (tau_msb - score_msb.now)[: len(tau_msb)]
+        distance = pipe.put(Mux(tau_msb > score_msb.now, apart, 0), "distance")
+        pipe.begin("scaled")
+        scaled = pipe.put((score.now << distance.now)[: len(self.tau)], "scaled")
+        next_distance = pipe.put(distance.now + 1, "next_distance")
+        pipe.begin("shift")
+        shift = pipe.put(Mux(scaled.now < self.tau, next_distance.now, distance.now), "shift")
+        return shift, reaches, nonzero
+
+    def _reaches_tau(self, value: Value) -> Value:
+        return (value >= self.tau) & (value != 0)
+
+
+def _sum(terms: list[Value]) -> Value:
+    return sum(terms[1:], start=terms[0])
 
 
 def _msb(m: Module, value: Value, name: str) -> Signal:

@@ -17,8 +17,10 @@ from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
 class StateStore(wiring.Component):
     """dh and dc as lane vectors, written apart and read together: address batch_tile * max_H + unit.
 
-    `request` is answered on `state`, in order, 2 cycles later at the earliest, one a cycle.
+    `request` is answered on `state`, in order, `latency` cycles later at the earliest, one a cycle.
     """
+
+    latency = StreamMemory.latency
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

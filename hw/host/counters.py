@@ -9,7 +9,9 @@ from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.gates.gate_schedule import most_saturated
 from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64
+from gradsieve.hw.layouts import group_elements
 from gradsieve.hw.lib.arithmetic import bits_for
 
 LIFETIME = ("LOAD_CYCLES", "READOUT_CYCLES")
@@ -18,15 +20,16 @@ LIFETIME = ("LOAD_CYCLES", "READOUT_CYCLES")
 
 def increments(config: EngineConfig) -> dict[str, int]:
     """Largest increment a cycle of each counter that does not count by one."""
+    saturated = most_saturated(config)
     return {
         "MACS": config.R * config.C,
         "ROWS_KEPT": config.gate_rows,
         "ELEMENTS_KEPT": config.gate_rows * config.C,
-        "SATURATED_GATE": 32 * config.C,
-        "SATURATED_FACTOR": 32 * config.C,
+        "SATURATED_GATE": saturated["gate"],
+        "SATURATED_FACTOR": saturated["factor"],
         "SATURATED_SIEVE": config.gate_rows_per_cycle * config.C,
         "SATURATED_ERROR": config.C,
-        "SATURATED_READ": config.stream_width,
+        "SATURATED_READ": group_elements(config),
     }
 
 

@@ -25,11 +25,11 @@ class InputPackets(wiring.Component):
     """Takes packets, checks kind and length, and hands their contents to the stores or to the gate sequencer.
 
     One word a cycle or one beat a cycle, whichever is the narrower (column masks: one bit a cycle), and a cycle
-    more for a beat that a section leaves unfilled.  A word is complete `latency` = 2 cycles after its last piece is
-    taken, a bit of column masks two cycles later.  `running` tells that a run is active: a tape waits for it, other
-    kinds are refused during it; so is every packet while `sizes_bad`.  A bad packet (of the
-    wrong kind or length, or with a partial beat) gives `error` for one cycle and
-    is thrown away to its end, as is all that follows until `clear` (soft reset), which also forgets what was begun;
+    more for a beat that a section leaves unfilled.  A word is complete `latency` cycles after its last piece is
+    taken, a bit of column masks InputWords.column_delay later.  `running` tells that a run is active: a tape waits for
+    it, other kinds are refused during it; so is every packet while `sizes_bad`.  A bad packet (of the wrong kind or
+    length, or with a partial beat) gives `error` for one cycle and is thrown away to its end, as is all that follows
+    until `clear` (soft reset), which also forgets what was begun;
     with `resync` the next beat is a header.  `open` is high between the first and the last beat of a packet.
     """
 

@@ -81,14 +81,14 @@ class PacketContents(wiring.Signature):
 
 
 class InputWords(wiring.Component):
-    """Puts the pieces of a word together and offers it where it goes, `latency` = 1 cycle after the last one.
+    """Puts the pieces of a word together and offers it where it goes, `latency` cycles after the last one.
 
-    A piece a cycle; only a word of the tape can stall.  Column masks take `column_delay` = 2 cycles more.  `storing` is
+    A piece a cycle; only a word of the tape can stall.  Column masks take `column_delay` cycles more.  `storing` is
     high while a word for a store is on its way; `clear` forgets what has come.
     """
 
-    latency = 1
-    column_delay = 2
+    latency = 1  # the word's register
+    column_delay = 2  # the registers of a byte and of a bit of it
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

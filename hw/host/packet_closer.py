@@ -17,7 +17,7 @@ def closed_beat_layout(width: int) -> data.StructLayout:
 
 
 class PacketCloser(wiring.Component):
-    """Passes beats on, one a cycle, `latency` = 1 cycle; `clear` cuts the packet off.
+    """Passes beats on, one a cycle, `latency` cycles later; `clear` cuts the packet off.
 
     A beat already offered stays offered, as the standard demands; if the packet was open, a beat with TKEEP 0 and
     TLAST follows, so that no receiver waits for ever.  `open` is high from a packet's first beat

@@ -23,7 +23,7 @@ class Packer(wiring.Component):
     """Words to beats, little-endian, one beat or one word a cycle, whichever is the narrower.
 
     A word marked `last` ends its section: the beat it is in is filled with zeros, sent, and marked `last`.
-    `latency` = 1 cycle from the word that completes a beat.
+    `latency` cycles from the word that completes a beat.
     """
 
     latency = 1

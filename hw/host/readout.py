@@ -5,23 +5,22 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Const, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.array.weight_gradient_store import WeightGradientStore
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.gates.bias_gradient import BiasGradientAccumulator
+from gradsieve.hw.host.group_formatter import GroupFormatter, group_count, place_layout
 from gradsieve.hw.layouts import (
-    EXACT_BITS,
-    SHORT_BITS,
     gradient_word_layout,
     group_elements,
     group_layout,
     read_mode_layout,
     run_layout,
 )
-from gradsieve.hw.lib.arithmetic import bits_for, clip, overflows
+from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.loop_counter import LoopCounter
@@ -36,14 +35,14 @@ class Section(IntEnum):
     HIDDEN = 2
 
 
-REQUANTIZE_STAGES = 6
-"""Registers between a word and its group: choice in two steps, shift in two, rounding, overflow."""
+ASKED = 1
+"""Cycles from the decision for a group to its address at the stores."""
 
 
 class WeightGradientReadout(wiring.Component):
     """Reads (and, unless `keep`, clears) db, dW_ih and dW_hh in the order of docs/streams.md, or clears everything.
 
-    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` = 15 cycles to the
+    `read` and `clear` start; `done` pulses at the end.  One group of elements a cycle; `latency` cycles to the
     first.  The stores bring what they have at `gradient_address` and `bias_address` after their fixed latencies, and
     no word stops on its way: it is asked for once its groups have room in the queue behind.  A word is
     cleared when its last group has been read.  `clear` takes one cycle an address of the larger store, and R more.
@@ -51,12 +50,11 @@ class WeightGradientReadout(wiring.Component):
     the controller sees to it, and that `run` stands for 2 cycles before a `read`.
     """
 
-    pipeline = 1 + WeightGradientStore.latency + REQUANTIZE_STAGES + 1
+    pipeline = ASKED + WeightGradientStore.latency + GroupFormatter.latency
     latency = pipeline + ReservedQueue.latency
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.group_count = config.column_slots // group_elements(config)
         words = config.weight_words
         super().__init__(
             {
@@ -79,13 +77,13 @@ class WeightGradientReadout(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, run = self.config, self.run
-        width, elements, group_count = c.formats.weight_grad_width, group_elements(c), self.group_count
+        groups = group_count(c)
         depth = max(c.weight_words, c.gate_rows)
         address, base = Signal(range(depth)), Signal(range(c.weight_words + c.gate_rows))
         unit, gate = LoopCounter(m, run.end.H, "unit"), Signal(2)
         x_tile, h_tile = LoopCounter(m, run.end.x_tiles, "x_tile"), LoopCounter(m, run.end.h_tiles, "h_tile")
-        group = Signal(range(max(group_count, 2)))
-        first_group, last_group = Signal(init=1), Signal(init=group_count == 1)
+        group = Signal(range(max(groups, 2)))
+        first_group, last_group = Signal(init=1), Signal(init=groups == 1)
         row = Signal(range(c.gate_rows))
         m.d.comb += row.eq(Cat(gate, unit.value))
 
@@ -96,7 +94,7 @@ class WeightGradientReadout(wiring.Component):
         asks, asking = Signal(), Signal(asked_layout)
         asked_valid, asked = Signal(), Signal(asked_layout, reset_less=True)
         m.d.sync += [asked_valid.eq(asks), asked.eq(asking)]
-        m.submodules.queue = queue = ReservedQueue(group_layout(c), self.pipeline, at_once=group_count)
+        m.submodules.queue = queue = ReservedQueue(group_layout(c), self.pipeline, at_once=groups)
         wiring.connect(m, queue.sink, wiring.flipped(self.groups))
         m.d.comb += queue.reserve.eq(asks)
 
@@ -119,7 +117,7 @@ class WeightGradientReadout(wiring.Component):
                     m.d.sync += [
                         group.eq(Mux(last_group, 0, group + 1)),
                         first_group.eq(last_group),
-                        last_group.eq((group == group_count - 2) if group_count > 1 else 1),
+                        last_group.eq((group == groups - 2) if groups > 1 else 1),
                     ]
                 with m.If(asks & last_group):
                     tile.advance()
@@ -186,93 +184,23 @@ class WeightGradientReadout(wiring.Component):
         with m.Elif(settling != 0):
             m.d.sync += settling.eq(settling - 1)
 
-        # what the stores bring goes through a pipeline into the queue
         # a register: what was asked for last shows in `settling` by then
         m.d.sync += flushed.eq(queue.empty & (settling == 0))
 
-        def stage(value: Any, name: str) -> Signal:
-            """A register of the pipeline."""
-            register = Signal(Value.cast(value).shape(), name=name, reset_less=True)
-            m.d.sync += register.eq(value)
-            return register
-
-        token_layout = data.StructLayout({"bias": 1, "group": group.shape(), "last": 1})
-        m.submodules.on_its_way = on_its_way = DelayLine(token_layout, WeightGradientStore.latency)
-        arrived: Any = on_its_way.output
-        m.d.comb += [getattr(on_its_way.input, n).eq(getattr(asked, n)) for n in token_layout.members]
+        # what the stores bring goes through a pipeline into the queue
+        m.submodules.formatter = formatter = GroupFormatter(c)
+        place = place_layout(c)
+        m.submodules.on_its_way = on_its_way = DelayLine(place, WeightGradientStore.latency)
         coming = Signal(WeightGradientStore.latency)
         m.d.sync += coming.eq(Cat(asked_valid, coming[:-1]))
-        is_bias = arrived.bias
-        valid = [coming[-1], *[Signal(name=f"valid_stage{n + 1}") for n in range(REQUANTIZE_STAGES)]]
-        mark_layout = data.StructLayout({"single": 1, "last": 1})
-        mark: Any = Signal(mark_layout)
-        m.d.comb += [mark.single.eq(is_bias), mark.last.eq(arrived.last)]
-        for n in range(REQUANTIZE_STAGES):
-            mark = stage(mark, f"mark_stage{n + 1}")
-        leaving = Signal()
-        m.d.sync += [Cat(*valid[1:]).eq(Cat(*valid[:-1])), leaving.eq(valid[-1])]
-        m.d.comb += queue.source.valid.eq(leaving)
-
-        padded = [*[self.gradient_words[n] for n in range(c.R)]]
-        padded += [Const(0, signed(width))] * (c.column_slots - c.R)
-        fraction = c.formats.weight_grad.fraction
-        group_at, is_bias = stage(arrived.group, "group_stage1"), stage(is_bias, "is_bias_stage1")
-        bias_word = stage(self.bias_word, "bias_word_stage1")
-        shift = stage(
-            (Mux(is_bias, c.formats.bias_grad.fraction, fraction) - self.mode.fraction)[: (width + 16).bit_length()],
-            "shift_stage2",
-        )
-        exact, short, flags = [], [], []
-        is_exact = stage(self.mode.exact, "is_exact")  # steady, but comes from far
-        for n in range(elements):
-            choices = [padded[g * elements + n] for g in range(group_count)]
-            value = Signal(signed(width), name=f"value_{n}")
-            # of two groups each, then of those
-            pairs = [choices[g : g + 2] for g in range(0, group_count, 2)]
-            chosen = [
-                stage(Mux(arrived.group[0], p[-1], p[0]) if group_count > 1 else p[0], f"value_{n}_pair{g}")
-                for g, p in enumerate(pairs)
-            ]
-            m.d.comb += value.eq(Array(chosen)[group_at >> 1] if len(chosen) > 1 else chosen[0])
-            if n == 0:
-                with m.If(is_bias):
-                    m.d.comb += value.eq(bias_word)
-            taken = stage(value, f"value_{n}_stage2")
-            requantized, overflow = self._requantize(taken, shift, stage, f"requantize_{n}")
-            clipped = Signal(signed(SHORT_BITS), name=f"short_{n}")
-            m.d.comb += clipped.eq(requantized)
-            for late in range(3, REQUANTIZE_STAGES + 1):
-                taken = stage(taken, f"value_{n}_stage{late}")
-            exact.append(Cat(taken, taken[-1].replicate(EXACT_BITS - width)))
-            short.append(clipped)
-            flags.append(overflow & (~mark[0] if n else 1) & ~is_exact)
-        counted = [stage(flag, f"flag_{n}") for n, flag in enumerate(flags)]
-        marked, group_out = data.View(mark_layout, mark), queue.source.payload
         m.d.comb += [
-            group_out.data.eq(stage(Mux(is_exact, Cat(*exact), Cat(*short)), "group_data")),
-            group_out.exact.eq(is_exact),
-            group_out.single.eq(stage(marked.single, "group_single")),
-            group_out.last.eq(stage(marked.last, "group_last")),
+            *[getattr(on_its_way.input, n).eq(getattr(asked, n)) for n in place.members],
+            formatter.mode.eq(self.mode),
+            formatter.places.valid.eq(coming[-1]),
+            formatter.places.payload.eq(on_its_way.output),
+            formatter.gradient_words.eq(self.gradient_words),
+            formatter.bias_word.eq(self.bias_word),
         ]
-        m.d.sync += [
-            self.saturated.valid.eq(leaving),
-            self.saturated.payload.eq(sum(counted[1:], start=counted[0])),
-        ]
+        wiring.connect(m, formatter.groups, queue.source)
+        wiring.connect(m, formatter.saturated, wiring.flipped(self.saturated))
         return m
-
-    def _requantize(self, value: Signal, shift: Signal, stage: Any, name: str) -> tuple[Value, Value]:
-        """Round half to even at a shift chosen at run time, then saturate to 32 bits: REQUANTIZE_STAGES - 2 stages."""
-        width = len(value)
-        doubled, coarse = value << 1, shift >> 3 << 3
-        # n < shift, from its eights and its rest
-        eights, rest = shift[3:], shift[:3]
-        below = Cat(
-            *[doubled[n] & ((n >> 3 < eights) | ((n >> 3 == eights) & (n % 8 < rest))) for n in range(width + 1)]
-        )
-        shifted_coarse, shift_fine = stage(doubled >> coarse, f"{name}_coarse"), stage(shift[:3], f"{name}_shift_fine")
-        below = stage(below, f"{name}_below")
-        shifted = stage(shifted_coarse >> shift_fine, f"{name}_shifted")
-        sticky = stage(below.any(), f"{name}_sticky")
-        rounded = stage((shifted >> 1) + (shifted[0] & (sticky | shifted[1])), f"{name}_rounded")
-        overflow = stage(overflows(rounded, SHORT_BITS), f"{name}_overflow")
-        return clip(stage(rounded, f"{name}_unclipped"), overflow, SHORT_BITS), overflow

@@ -21,18 +21,23 @@ CHOICES = 8
 """Words among which one cycle chooses."""
 
 
+WRITE_STEPS = ("address and word", "which register", "answer")
+READ_STEPS = ("address", "which register", "choices among a few", "answer")
+"""The registers that a transfer passes, a cycle each."""
+
+
 class RegisterFile(wiring.Component):
     """One transfer at a time each way.
 
-    A write answers `write_latency` = 3 cycles after its address and data are taken, a read `read_latency` = 4.
+    A write answers `write_latency` cycles after its address and data are taken, a read `read_latency`.
     For each register of `gradsieve.hw.host.registers`: a read-write one is the output `<name>` (and `<name>_written`
     pulses when it has changed), a read-only one the input `<name>`, a pulse register the output `<name>`, high
     for one cycle; a live one has the input `<name>_live`, which is what it reads.  An address without a register, and
     a write to a read-only one, answer SLVERR and change nothing.
     """
 
-    write_latency = 3
-    read_latency = 4
+    write_latency = len(WRITE_STEPS)
+    read_latency = len(READ_STEPS)
 
     def __init__(self) -> None:
         members: dict[str, Any] = {"bus": In(REGISTER_BUS)}

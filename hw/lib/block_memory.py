@@ -13,14 +13,14 @@ from gradsieve.hw.cells import cells_of
 
 
 class BlockMemory(wiring.Component):
-    """`depth` words of `width` bits, zero at power-up; a read takes `latency` = 2 cycles, one a cycle.
+    """`depth` words of `width` bits, zero at power-up; a read takes `latency` cycles, one a cycle.
 
     In a cycle with `read_enable` the word at `read_address` goes into the memory's read register, in a cycle with
     `output_enable` what that register held before goes to `read_data`; `output_enable` needs `read_enable`.  A word
     that is read in the very cycle in which it is written reads as anything: users must not look at it.
     """
 
-    latency = 2
+    latency = 2  # the read register, the output register
 
     def __init__(self, width: int, depth: int) -> None:
         self.width, self.depth = width, depth

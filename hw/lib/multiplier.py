@@ -12,12 +12,12 @@ from gradsieve.hw.cells import cells_of
 
 
 class Multiplier(wiring.Component):
-    """p = a * b, exact, `latency` = 2 cycles later; one product a cycle.
+    """p = a * b, exact, `latency` cycles later; one product a cycle.
 
     The registers have no reset, as those of hard multipliers.
     """
 
-    latency = 2
+    latency = 2  # the operands' registers, the product's
 
     def __init__(self, a_width: int, b_width: int) -> None:
         super().__init__(

@@ -12,7 +12,7 @@ from gradsieve.hw.cells import cells_of
 
 
 class RegisterSlice(wiring.Component):
-    """Passes a stream on, `latency` = 1 cycle, one payload a cycle; valid, ready and payload all come from registers.
+    """Passes a stream on, a payload a cycle, `latency` cycles later; valid, ready and payload all come from registers.
 
     Two payloads fit: the one offered, and the one that came in the cycle in which its `ready` could not yet tell.
     With `full` false there is only the one offered, which halves registers and throughput.  `clear` forgets all.
@@ -66,7 +66,7 @@ class RegisterSlice(wiring.Component):
 
 
 class ForwardRegister(wiring.Component):
-    """Passes a stream on, `latency` = 1 cycle, one payload a cycle; valid and payload come from registers.
+    """Passes a stream on, a payload a cycle, `latency` cycles later; valid and payload come from registers.
 
     `ready` passes through.  The payload has no choice to make on its way in, unlike a RegisterSlice's: for words that
     come late in a cycle, as those of block memories do.

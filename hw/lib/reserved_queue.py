@@ -13,18 +13,21 @@ from gradsieve.hw.lib.credit_counter import CreditCounter
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import ForwardRegister, RegisterSlice
 
+QUEUE_LATENCY = 2
+"""Cycles through Amaranth's SyncFIFOBuffered: into its memory, and into its output register."""
+
 
 class ReservedQueue(wiring.Component):
     """Takes all that a pipeline brings, because its room was reserved when it entered; the stall ends here.
 
     So nothing inside the pipeline has to hold.  `reserve` keeps room for `each` payloads that will come on `source`,
     each `pipeline` cycles later at the earliest; it needs `room`, a register, which says that `at_once` payloads fit.
-    `latency` = 4 cycles from `source` to `sink`, whose valid and payload come from registers; one payload a cycle, if
+    `latency` cycles from `source` to `sink`, whose valid and payload come from registers; one payload a cycle, if
     each payload comes at most `pipeline` + `at_once` cycles after its reservation.  `empty`: all that was reserved has
     left.
     """
 
-    latency = 2 + ForwardRegister.latency + RegisterSlice.latency  # of a buffered queue, and of what is behind
+    latency = QUEUE_LATENCY + ForwardRegister.latency + RegisterSlice.latency
 
     def __init__(self, shape: Any, pipeline: int, each: int = 1, at_once: int | None = None) -> None:
         self.shape, self.each, self.at_once = shape, each, at_once or each

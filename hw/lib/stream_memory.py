@@ -20,7 +20,7 @@ def write_layout(shape: Any, depth: int) -> data.StructLayout:
 class StreamMemory(wiring.Component):
     """A memory with one write port and one read port, both streams.
 
-    `write` is always ready.  A `request` (address) is answered on `word`, in order, `latency` = 2 cycles later at the
+    `write` is always ready.  A `request` (address) is answered on `word`, in order, `latency` cycles later at the
     earliest; one a cycle, stalled by `word.ready`.  A word written in the cycle of its request reads as anything.
     """
 

@@ -14,8 +14,8 @@ EXACT_BITS, SHORT_BITS = 64, 32
 """Bits of an element of dW in a stream: of the exact sum, and requantized."""
 
 
-def run_layout(config: EngineConfig) -> data.StructLayout:
-    """Sizes H, I, B, T; tiles and the sizes of the last ones; the sieve's settings; and the mode bits.
+def sizes_layout(config: EngineConfig) -> data.StructLayout:
+    """Sizes H, I, B, T of a run, its tiles, and the sizes of the last ones.
 
     `end` has the last value of a counter of each of them: size - 1, ready-made, so that counting costs one comparison.
     """
@@ -43,6 +43,15 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
             "last_h_columns": bits_for(config.R),
             "bitmap_words": bits_for(config.bitmap_words),
             "end": data.StructLayout(ends),
+        }
+    )
+
+
+def run_layout(config: EngineConfig) -> data.StructLayout:
+    """A run: its sizes, the sieve's settings, and the mode bits."""
+    return data.StructLayout(
+        {
+            **sizes_layout(config).members,
             "sieve": 2,
             "tau": config.formats.gradient.width,
             "seed": 1,

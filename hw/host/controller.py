@@ -8,25 +8,23 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from gradsieve.hw.config import BITMAP_WORD, EngineConfig, SieveMode
+from gradsieve.hw.config import EngineConfig, SieveMode
 from gradsieve.hw.host.registers import BY_NAME, ErrorCode
-from gradsieve.hw.layouts import read_mode_layout, run_layout
+from gradsieve.hw.host.size_division import SizeDivision
+from gradsieve.hw.layouts import read_mode_layout, run_layout, sizes_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.flow import Flow
-from gradsieve.hw.lib.multiplier import Multiplier
 
 COMMANDS = ("start", "clear", "read")
 MODES = ("sieve", "seed", "block_mask", "column_mask", "state_out")
 """The fields of MODE that a run keeps."""
-DERIVING = Multiplier.latency + 1
-"""Cycles until what is derived from the sizes has settled: their product passes the multiplier and an adder."""
 
 
 class Controller(wiring.Component):
     """Turns register writes into runs, and answers every wrong one with an error code.
 
-    Sizes are checked and divided into tiles when they change, in at most max(B / C, H / R, I / R) + 2 + DERIVING
-    cycles; `sizes_ready` says that `run` has them.  Commands are taken in order of arrival; one that comes while
+    Sizes are checked and divided into tiles when they change (`SizeDivision`); `sizes_ready` says that `run` has them.
+    Commands are taken in order of arrival; one that comes while
     another is under way is refused (BUSY), one whose sizes or modes are bad or whose terms do not fit is refused too,
     and neither harms what has been accumulated.  Any error is kept until `acknowledge`, a fatal one until the soft
     reset, and commands are refused without a further code until then.
@@ -72,37 +70,18 @@ class Controller(wiring.Component):
         c, run = self.config, self.run
         bits = {f.name: self.control[f.lsb] for f in BY_NAME["CONTROL"].fields}
         pending = {name: Signal(name=f"{name}_pending") for name in COMMANDS}
-        stale, sizes_bad = Signal(init=1), Signal()
+        m.submodules.size_division = division = SizeDivision(c)
+        terms_after, too_many_terms = Signal(bits_for(c.max_terms + c.max_B * c.max_T)), Signal()
+        rested = Signal(3)  # idle long enough for all that follows `terms`
         m.d.comb += [
             self.soft_reset.eq(bits["soft_reset"]),
             self.resync.eq(bits["resync"]),
-            self.sizes_bad.eq(sizes_bad),
+            *[getattr(division, n).eq(getattr(self.sizes, n)) for n in division.largest],
+            division.written.eq(self.sizes_written),
+            self.sizes_bad.eq(division.bad),
+            *[getattr(run, n).eq(getattr(division.sizes, n)) for n in sizes_layout(c).members],
         ]
-        sizes = {"H": c.max_H, "I": c.max_I, "B": c.max_B, "T": c.max_T}
-        too_large_or_zero = {n: Signal(name=f"bad_{n}") for n in sizes}
-        for name, largest in sizes.items():
-            value = getattr(self.sizes, name)
-            m.d.sync += too_large_or_zero[name].eq((value == 0) | (value > largest))
-        quotients = {
-            "B": (c.C, run.batch_tiles, run.last_lanes),
-            "I": (c.R, run.x_tiles, run.last_x_columns),
-            "H": (c.R, run.h_tiles, run.last_h_columns),
-        }
-        remainders = {n: Signal(range(sizes[n] + 1), name=f"remainder_{n}") for n in quotients}
-        words_shift = BITMAP_WORD.bit_length() - 1
-        # one factor more bit each: the multiplier is signed
-        m.submodules.multiplier = multiplier = Multiplier(len(run.B) + 1, len(run.T) + 1)
-        terms_after, too_many_terms = Signal(bits_for(c.max_terms + c.max_B * c.max_T)), Signal()
-        rested = Signal(3)  # idle long enough for all that follows `terms`
-        m.d.comb += [multiplier.a.eq(run.B), multiplier.b.eq(run.T)]
-        m.d.sync += [
-            terms_after.eq(self.terms + multiplier.p[:-2]),
-            too_many_terms.eq(terms_after > c.max_terms),
-            run.bitmap_words.eq(((run.H << 2) + BITMAP_WORD - 1) >> words_shift),
-            run.end.bitmap_words.eq(((run.H << 2) - 1) >> words_shift),
-            *[run.end[n].eq(getattr(run, n) - 1) for n in ("H", "I", "T", "batch_tiles", "x_tiles", "h_tiles")],
-            run.end.tiles.eq(run.x_tiles + run.h_tiles - 1),
-        ]
+        m.d.sync += [terms_after.eq(self.terms + division.terms), too_many_terms.eq(terms_after > c.max_terms)]
 
         bad_mode = (self._field("MODE", "sieve") == SieveMode.STOCHASTIC) & (self.random == 0)
         f = c.formats
@@ -118,7 +97,7 @@ class Controller(wiring.Component):
         ]
         with m.If(bad_mode):
             m.d.sync += no_start.eq(ErrorCode.BAD_MODE)
-        with m.If(sizes_bad):
+        with m.If(division.bad):
             m.d.sync += [no_start.eq(ErrorCode.BAD_SIZE), no_read.eq(ErrorCode.BAD_SIZE)]
         idle, preparing, faulted = Signal(), Signal(), Signal()
 
@@ -143,18 +122,19 @@ class Controller(wiring.Component):
                     m.next = "IDLE"
                 fault()
             with m.State("IDLE"):  # waits for commands; new sizes first
-                m.d.comb += [idle.eq(1), self.sizes_ready.eq(~stale)]
-                with m.If(stale & ~self.loading):
+                m.d.comb += [idle.eq(1), self.sizes_ready.eq(~division.stale)]
+                with m.If(division.stale & ~self.loading):
+                    m.d.comb += division.start.eq(1)
                     m.next = "SIZES"
                 with m.Elif(self.error != ErrorCode.NONE):
                     m.d.sync += [p.eq(0) for p in pending.values()]
-                with m.Elif(~stale & pending["start"] & ~self.loading & rested.all()):
+                with m.Elif(~division.stale & pending["start"] & ~self.loading & rested.all()):
                     m.d.sync += pending["start"].eq(0)
                     m.d.comb += refused.eq(no_start)
                     with m.If(no_start == ErrorCode.NONE):
                         m.d.sync += [self.terms.eq(terms_after), self.active.eq(1)]
                         m.next = "SET"
-                with m.Elif(~stale & pending["read"]):
+                with m.Elif(~division.stale & pending["read"]):
                     m.d.sync += pending["read"].eq(0)
                     m.d.comb += refused.eq(no_read)
                     with m.If(no_read == ErrorCode.NONE):
@@ -165,28 +145,8 @@ class Controller(wiring.Component):
                 fault()
             with m.State("SIZES"):  # checks the sizes and divides them into tiles
                 m.d.comb += preparing.eq(1)
-                first_cycle, derived = Signal(init=1), Signal(range(DERIVING + 1))
-                m.d.sync += first_cycle.eq(0)
-                with m.If(first_cycle):
-                    m.d.sync += derived.eq(0)
-                    m.d.sync += [run[name].eq(getattr(self.sizes, name)) for name in sizes]
-                    # cleared here, so that a size written meanwhile is not missed
-                    m.d.sync += [sizes_bad.eq(_any(too_large_or_zero)), stale.eq(0)]
-                    for name, (_, count, _last) in quotients.items():
-                        m.d.sync += [remainders[name].eq(getattr(self.sizes, name)), count.eq(1)]
-                with m.Else():
-                    finished = derived == DERIVING
-                    with m.If(~finished):
-                        m.d.sync += derived.eq(derived + 1)
-                    for name, (divisor, count, last) in quotients.items():
-                        more = remainders[name] > divisor
-                        with m.If(more):
-                            m.d.sync += [remainders[name].eq(remainders[name] - divisor), count.eq(count + 1)]
-                            m.d.sync += derived.eq(0)
-                        m.d.sync += last.eq(remainders[name])
-                    with m.If(finished | sizes_bad):
-                        m.d.sync += first_cycle.eq(1)
-                        m.next = "IDLE"
+                with m.If(division.done):
+                    m.next = "IDLE"
                 fault()
             with m.State("SET"):  # the modes settle
                 m.d.comb += self.running.eq(1)
@@ -225,8 +185,6 @@ class Controller(wiring.Component):
                     m.d.sync += pending[name].eq(1)
                 with m.Else():
                     m.d.comb += refused.eq(ErrorCode.BUSY)
-        with m.If(self.sizes_written):
-            m.d.sync += stale.eq(1)
         m.d.comb += self.busy.eq(~(idle | preparing | faulted) | _any(pending))
 
         with m.If(bits["acknowledge"] & ~self.fatal):

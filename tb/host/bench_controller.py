@@ -7,8 +7,8 @@ from typing import Any
 from amaranth.hdl import Shape
 
 from gradsieve.hw.config import SieveMode
-from gradsieve.hw.host.controller import DERIVING
 from gradsieve.hw.host.registers import BY_NAME, ErrorCode
+from gradsieve.hw.host.size_division import SETTLING
 from gradsieve.hw.layouts import read_mode_layout, run_layout
 from gradsieve.tb.coverage import cover, fit, fits
 from gradsieve.tb.environment import Bench, config, test
@@ -100,7 +100,7 @@ async def sizes(bench: Bench) -> None:
     for _ in range(40 * bench.rounds):
         run = draw_run(c, rng)
         cycles = await driver.sizes(run)
-        limit = max(run["B"] / c.C, run["H"] / c.R, run["I"] / c.R) + 2 + DERIVING
+        limit = max(run["B"] / c.C, run["H"] / c.R, run["I"] / c.R) + 2 + SETTLING
         bench.scoreboard.equal(f"cycles for {run}: {cycles}, promised {limit}", cycles <= limit + 2, True)
         actual = layout.unpack(bench.get("run"))
         bench.scoreboard.equal("run", {n: actual[n] for n in names}, {n: run[n] for n in names})

@@ -26,8 +26,16 @@ class ArraySequencer(wiring.Component):
     tile whose x and h are in the input store.  Gradient jobs that can have no index (no row or column kept) are left
     out, except the last of a batch tile, which ends it.  Gradient jobs also go to `input_jobs`, well ahead of their
     first index, so that their stationary inputs load behind the running tile.  `waiting` is high while the next token
-    is missing.
+    is missing.  A token that is waited for gives its first job `latency` cycles later.
     """
+
+    latency = (
+        1  # the state
+        + RegisterSlice.latency  # the address of the tile's column bit
+        + StreamMemory.latency
+        + RegisterSlice.latency  # the bit
+        + RegisterSlice.latency  # the job, judged by it
+    )
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

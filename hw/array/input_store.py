@@ -17,6 +17,16 @@ from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
 
 
+def loaded_row(config: EngineConfig) -> int:
+    """The row of a tile with which it counts as loaded: `taken` finds the last one sent."""
+    return max(config.R - 1 - STORE_LATENCY, 0)
+
+
+def reload_cycles(config: EngineConfig) -> int:
+    """Cycles from `taken` to `loaded` for the next job: both are registers, and a row a cycle comes between."""
+    return 1 + loaded_row(config) + 1
+
+
 class InputStore(wiring.Component):
     """Two slots of max_I + max_H lane vectors: x from 0, h from max_I.
 
@@ -86,7 +96,7 @@ class InputStore(wiring.Component):
             self.rows.payload.row.eq(Cat(*[send & (meta.row == j) for j in range(c.R)])),
             lanes.eq(memory.word.payload.as_value() & meta.exists.replicate(self.lanes.size)),
         ]
-        with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):
+        with m.If(send & (meta.row == loaded_row(c))):
             m.d.sync += self.loaded.eq(1)
         with m.Elif(self.taken):
             m.d.sync += self.loaded.eq(0)

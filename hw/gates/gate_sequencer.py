@@ -28,6 +28,11 @@ class GateSequencer(wiring.Component):
     when x and h of a batch tile are stored.
     """
 
+    start_delay = 2
+    """Cycles from `step_done` or `hidden_done` to the start that waited for it: the count, and its comparison."""
+    tile_gap = 2
+    """Cycles from the last x of a batch tile to the start of the next one: the states between."""
+
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         input_lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)

@@ -22,6 +22,10 @@ DERIVING = Multiplier.latency + 1
 """Cycles until what is derived from the sizes has settled: their product passes the multiplier and an adder."""
 
 
+START_LATENCY = len(("pending", "set", "start"))
+"""Cycles from the write of a start command, in an idle engine, to `start`."""
+
+
 class Controller(wiring.Component):
     """Turns register writes into runs, and answers every wrong one with an error code.
 

@@ -21,9 +21,9 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.interfaces import Commands, SievedRows, weight_gradient_read
 from gradsieve.hw.layouts import gate_rows_layout, job_layout, lanes_layout
 from gradsieve.hw.lib.credit_counter import CreditCounter
+from gradsieve.hw.lib.idioms import gated
 from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory
-from gradsieve.hw.lib.timing import gated
 
 JOB_QUEUE = 4
 """Jobs that wait for the array: the stationary inputs of the next ones load meanwhile."""

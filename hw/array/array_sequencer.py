@@ -32,8 +32,17 @@ class ArraySequencer(wiring.Component):
     one pulse a batch tile whose x and h are in the input store.  Jobs that can have no index (no row or column kept)
     are left out if their sums lie in a store, except the last of a batch tile, which ends it.  Jobs with a stationary
     input also go to `input_jobs`, well ahead of their first index, so that it loads while the tile before runs.
-    `waiting` is high while the next token is missing.
+    `waiting` is high while the next token is missing.  A token that is waited for gives its first job `latency` cycles
+    later.
     """
+
+    latency = (
+        1  # the state
+        + RegisterSlice.latency  # the address of the tile's column bit
+        + StreamMemory.latency
+        + RegisterSlice.latency  # the bit
+        + RegisterSlice.latency  # the job, judged by it
+    )
 
     def __init__(self, config: EngineConfig, phases: tuple[Phase, ...] = BACKWARD) -> None:
         self.config, self.phases = config, phases

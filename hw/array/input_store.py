@@ -13,9 +13,19 @@ from gradsieve.hw.array.operand_fetch import STORE_LATENCY
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import input_row_layout, job_layout
 from gradsieve.hw.lib.flow import Flow
+from gradsieve.hw.lib.idioms import gated
 from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
-from gradsieve.hw.lib.timing import gated
+
+
+def loaded_row(config: EngineConfig) -> int:
+    """The row of a tile with which it counts as loaded: `taken` finds the last one sent."""
+    return max(config.R - 1 - STORE_LATENCY, 0)
+
+
+def reload_cycles(config: EngineConfig) -> int:
+    """Cycles from `taken` to `loaded` for the next job: both are registers, and a row a cycle comes between."""
+    return 1 + loaded_row(config) + 1
 
 
 class InputStore(wiring.Component):
@@ -87,7 +97,7 @@ class InputStore(wiring.Component):
             self.rows.payload.row.eq(Cat(*[send & (meta.row == j) for j in range(c.R)])),
             lanes.eq(gated(memory.word.payload.as_value(), meta.exists)),
         ]
-        with m.If(send & (meta.row == max(c.R - 1 - STORE_LATENCY, 0))):
+        with m.If(send & (meta.row == loaded_row(c))):
             m.d.sync += self.loaded.eq(1)
         with m.Elif(self.taken):
             m.d.sync += self.loaded.eq(0)

@@ -10,9 +10,9 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.dataflow import Dataflow, having
+from gradsieve.hw.lib.idioms import unshared
 from gradsieve.hw.lib.multiplier import Multiplier
 from gradsieve.hw.lib.mux_adder import MuxAdder
-from gradsieve.hw.lib.timing import unshared
 
 ARRAY_CONTROL = data.StructLayout(
     {

@@ -18,8 +18,8 @@ from gradsieve.hw.gates.sieve import Sieve
 from gradsieve.hw.gates.state_store import StateStore
 from gradsieve.hw.interfaces import Commands, SievedRows, StateRead, bias_gradient_read
 from gradsieve.hw.layouts import state_layout
+from gradsieve.hw.lib.idioms import gated
 from gradsieve.hw.lib.register_slice import RegisterSlice
-from gradsieve.hw.lib.timing import gated
 from gradsieve.hw.packets import STATISTICS_WORDS
 
 

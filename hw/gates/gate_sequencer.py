@@ -29,6 +29,11 @@ class GateSequencer(wiring.Component):
     when x and h of a batch tile are stored.
     """
 
+    start_delay = CreditCounter.latency
+    """Cycles from `step_done` or `hidden_done` to the start that waited for it."""
+    tile_gap = 2
+    """Cycles from the last x of a batch tile to the start of the next one: the states between."""
+
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         input_lanes = data.ArrayLayout(signed(config.formats.input.width), config.C)

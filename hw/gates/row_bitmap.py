@@ -23,8 +23,11 @@ class RowBitmapBuilder(wiring.Component):
     For each batch tile's 4H rows (`tile` names the slot), in order q = 4 * unit + gate: `row_write` gets the rows,
     `bitmap_write` a word of BITMAP_WORD bits when it is full or the last (unused bits zero), `statistics` the same
     words and then four of 32 + 32 bits: rows kept and elements kept of gate i, f, g, o.  `done` pulses when the last
-    statistics word has been taken; `rows_kept` then counts the batch tile's rows.
+    statistics word has been taken, `latency` cycles after the last group of rows at the earliest; `rows_kept` then
+    counts the batch tile's rows.
     """
+
+    latency = 1 + STATISTICS_WORDS  # the last rows are counted before the counts leave, a word a cycle
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

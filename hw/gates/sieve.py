@@ -33,6 +33,18 @@ def xorshift32_steps(state: Value, steps: int) -> Value:
     return Cat(*rows)
 
 
+def sieve_stages(config: EngineConfig) -> tuple[str, ...]:
+    """Stages of the pipeline in front of the queue; a row's score is found by a tree over its lanes."""
+    tree = (f"score_{level}" for level in range((config.C - 1).bit_length()))
+    decision = ("leading_one", "distance", "scaled", "shift", "decided")
+    return ("magnitude", *tree, *decision, "masked", "shifted", "clipped", "counted")
+
+
+def sieve_latency(config: EngineConfig) -> int:
+    """Cycles from a row to what becomes of it, without backpressure."""
+    return len(sieve_stages(config)) + ReservedQueue.latency
+
+
 class Sieve(wiring.Component):
     """Rows in, sieved rows out, in order: `latency` cycles, one group of rows a cycle, with backpressure.
 
@@ -42,14 +54,7 @@ class Sieve(wiring.Component):
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
-        self.tree = tuple(f"score_{level}" for level in range((config.C - 1).bit_length()))
-        """Stages of the tree that finds a row's score."""
-        self.stages = (
-            "magnitude",
-            *self.tree,
-            *("leading_one", "distance", "scaled", "shift", "decided", "masked", "shifted", "clipped", "counted"),
-        )
-        """Stages of the pipeline in front of the queue."""
+        self.stages, self.latency = sieve_stages(config), sieve_latency(config)
         super().__init__(
             {
                 "mode": In(2),
@@ -60,11 +65,6 @@ class Sieve(wiring.Component):
                 "sieved": Out(stream.Signature(sieved_rows_layout(config))),
             }
         )
-
-    @property
-    def latency(self) -> int:
-        """Cycles from a row to what becomes of it, without backpressure."""
-        return len(self.stages) + ReservedQueue.latency
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -144,7 +144,7 @@ class Sieve(wiring.Component):
         pipe.begin("magnitude")
         row = [pipe.enter(v, f"row_{n}") for n, v in enumerate(lanes)]
         largest = [pipe.put(Mux(v < 0, -v, v)[: len(v)], f"magnitude_{n}") for n, v in enumerate(lanes)]
-        after, *later = *self.tree, "leading_one"
+        after, *later = self.stages[1 : self.stages.index("leading_one") + 1]
         pipe.begin(after)
         above = pipe.enter(Cat(*[self._reaches_tau(v.now) for v in largest]), "above")
         for stage in later:

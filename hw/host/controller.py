@@ -20,6 +20,10 @@ MODES = ("sieve", "seed", "block_mask", "column_mask", "state_out")
 """The fields of MODE that a run keeps."""
 
 
+START_LATENCY = len(("pending", "set", "start"))
+"""Cycles from the write of a start command, in an idle engine, to `start`."""
+
+
 class Controller(wiring.Component):
     """Turns register writes into runs, and answers every wrong one with an error code.
 

@@ -18,7 +18,7 @@ from gradsieve.hw.host.registers import COUNTERS_32, COUNTERS_64, ErrorCode
 from gradsieve.hw.interfaces import Commands, StateRead, bias_gradient_read, weight_gradient_read
 from gradsieve.hw.layouts import lanes_layout, run_layout
 from gradsieve.hw.lib.flow import Flow
-from gradsieve.hw.lib.timing import gated
+from gradsieve.hw.lib.idioms import gated
 
 WRITTEN = ("h", "i", "b", "t", "tau", "random", "mode", "read_mode", "control")
 """Registers that the host writes, in lower case."""

@@ -34,6 +34,8 @@ class InputPackets(wiring.Component):
     """
 
     latency = RegisterSlice.latency + InputWords.latency
+    header_latency = len(("its kind is known", "it may come", "it is taken", "its body begins"))
+    """Cycles from a header that may come at once to the first piece of what follows it."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config

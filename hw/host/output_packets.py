@@ -36,6 +36,9 @@ class OutputPackets(wiring.Component):
     state section.
     """
 
+    section_gap = RegisterSlice.latency + Packer.latency + 2
+    """Cycles from a section's last word, if that is one beat, to the next one's first: until its beat is sent."""
+
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
         self.state_depth = config.batch_tiles * config.max_H

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.host.registers import ADDRESS_WIDTH, REGISTERS, Access
 from gradsieve.hw.lib.axi import OKAY, SLAVE_ERROR, AxiLite
-from gradsieve.hw.lib.timing import gated, one_hot_choice
+from gradsieve.hw.lib.idioms import gated, one_hot_choice
 
 DATA_WIDTH = 32
 REGISTER_BUS = AxiLite(ADDRESS_WIDTH, DATA_WIDTH)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.hdl import Elaboratable, Fragment, Module, Signal
 from amaranth.sim import Simulator
 
 from gradsieve.hw.lib.pipeline import Pipeline
@@ -60,7 +60,7 @@ def test_values_of_different_stages_meet_and_leave_after_the_length_of_the_list(
 
 
 def test_stages_are_built_as_listed() -> None:
-    pipe = Pipeline(Module(), STAGES)
+    pipe = Pipeline(m := Module(), STAGES)
     pipe.begin("squared")
     with pytest.raises(ValueError, match="the pipeline's next stage must be summed, got last"):
         pipe.begin("last")
@@ -70,13 +70,15 @@ def test_stages_are_built_as_listed() -> None:
     pipe.begin("last")
     with pytest.raises(ValueError, match="the pipeline's next stage must be none, got more"):
         pipe.begin("more")
+    Fragment.get(m, None)
 
 
 def test_a_value_is_not_there_before_its_register() -> None:
-    pipe = Pipeline(Module(), STAGES)
+    pipe = Pipeline(m := Module(), STAGES)
     pipe.begin("squared")
     value = pipe.put(Signal(), "value")
     with pytest.raises(ValueError, match="value is there after stage squared, not in it"):
         _ = value.now
     pipe.begin("summed")
     assert value.now is value.now
+    Fragment.get(m, None)

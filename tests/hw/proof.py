@@ -46,8 +46,9 @@ class Verdict(Enum):
 
 _SAYS = {
     "Induction step proven: SUCCESS!": Verdict.PROVEN,
-    "proved base case for": Verdict.BOUNDED,
+    "SAT proof finished - no model found: SUCCESS!": Verdict.BOUNDED,
     "model found for base case: FAIL!": Verdict.REFUTED,
+    "SAT proof finished - model found: FAIL!": Verdict.REFUTED,
 }
 """By what Yosys says; all else is undecided."""
 
@@ -79,6 +80,7 @@ class Proof(Elaboratable):
         self._assumed: list[Value] = []
         self.started = Signal(reset_less=True)
         self.after_reset = Signal(init=1)
+        self.reset = self.free(1, "reset")
         domain = ClockDomain("sync")
         unreset = ClockDomain("unreset", reset_less=True)
         self.m.domains += [domain, unreset]
@@ -91,7 +93,7 @@ class Proof(Elaboratable):
             self.m.submodules.block = Fragment.get(inner, platform)
         self.m.d.sync += [self.started.eq(1), self.after_reset.eq(0)]
         self.ports.append(domain.clk)
-        self.m.d.comb += [unreset.clk.eq(domain.clk), domain.rst.eq(~self.started | self.free(1, "reset"))]
+        self.m.d.comb += [unreset.clk.eq(domain.clk), domain.rst.eq(~self.started | self.reset)]
 
     def inside(self, block: Any = None) -> SimpleNamespace:
         """The local variables of a block's `elaborate`, for lemmas: its registers and blocks, by their names."""
@@ -208,11 +210,7 @@ class Proof(Elaboratable):
         ports = [*self.ports, *self._claims.values(), holds, assumed, self.started]
         text = rtlil.convert(self, name="proof", ports=ports, emit_src=False)
         (folder / "proof.il").write_text(text, encoding="utf-8")
-        how = (
-            f"-tempinduct -maxsteps {LONGEST_INDUCTION}"
-            if cycles is None
-            else f"-tempinduct-baseonly -maxsteps {cycles}"
-        )
+        how = f"-tempinduct -maxsteps {LONGEST_INDUCTION}" if cycles is None else f"-seq {cycles}"
         script = (
             "read_rtlil proof.il; hierarchy -top proof; proc; flatten; memory; opt_clean; "
             # registers begin with anything but the one that says that reset has not been
@@ -247,7 +245,7 @@ class Subject:
     """Faults that are put into another subject, which has the same claims."""
     cycles: int | None = None
     """Runs of so many cycles are looked at, where there is no induction."""
-    deepest: int = 24
+    deepest: int = 20
     """Cycles from reset within which each fault shows."""
 
     def assert_proven(self, folder: Path) -> None:

@@ -5,7 +5,6 @@ Sections are those of IHI 0022E and IHI 0051A.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from amaranth.hdl import Cat, Signal, Value
@@ -68,14 +67,11 @@ def axi_lite_slave(p: Proof, bus: Any) -> dict[str, Signal]:
     return waiting
 
 
-def axi_stream(p: Proof, name: str, port: Mapping[str, Value], sends: bool) -> None:
-    """The rules of a stream's transmitter: claimed where the block sends, else assumed.
-
-    `port` has the signals without their prefix: tdata, tkeep, tlast, tvalid, tready.
-    """
-    payload = Cat(port["tdata"], port["tkeep"], port["tlast"])
-    stays = p.stays(port["tvalid"], port["tready"], payload)  # 2.2.1
-    silent = ~p.after_reset | ~port["tvalid"]  # 2.7.2
+def axi_stream(p: Proof, name: str, port: Any, sends: bool) -> None:
+    """The rules of a stream's transmitter: claimed where the block sends, else assumed."""
+    payload = Cat(port.tdata, port.tkeep, port.tlast)
+    stays = p.stays(port.tvalid, port.tready, payload)  # 2.2.1
+    silent = ~p.after_reset | ~port.tvalid  # 2.7.2
     if sends:
         p.claim(f"{name} stays", stays)
         p.claim(f"{name}{BEGINS_SILENT}", silent)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from docs import latencies as of_blocks
 from gradsieve.training.studies.comparison import FIGURES
 from gradsieve.training.studies.comparison_table import NONE, TABLES, markdown, rows_of, text
 
@@ -210,6 +211,15 @@ def loop(*results: Result) -> str:
     }
     return columns(form, results)
 
+
+def latencies() -> str:
+    """The table of what takes how many cycles."""
+    headings, *lines = of_blocks.rows()
+    return table(headings, lines)
+
+
+FROM_CODE: dict[str, Callable[[], str]] = {"latencies": latencies}
+"""By the kind of table, those that are made of the code alone."""
 
 RENDERERS: dict[str, Callable[..., str]] = {
     "bench": bench,

@@ -161,9 +161,9 @@ QUEUE_FAULTS = [
     ("self.at_once + self.each)", "self.each)", "has room for what comes"),
 ]
 COUNTER_FAULTS = [
-    ("next_count + self.at_once <= self.limit", "next_count <= self.limit", "keeps to its limit"),
-    ("self.idle.eq(next_count == 0)", "self.idle.eq(count == 0)", "tells what is outstanding"),
-    ("next_count + self.at_once <= self.limit", "count < self.limit", "tells what is outstanding"),
+    ("self.limit - self.at_once - taken", "self.limit - taken", "keeps to its limit"),
+    ("count == 1, count == 0", "count == 0, count == 0", "tells what is outstanding"),
+    ("fits(-1), fits(0)", "fits(0), fits(0)", "tells what is outstanding"),
     ('"idle": Out(1, init=1)', '"idle": Out(1)', "begins idle"),
     ("- self.release", "", "counts what is outstanding"),
 ]
@@ -240,7 +240,7 @@ SUBJECTS = {
         credit_counter,
         [
             ("self.each * self.acquire", "self.acquire", "keeps to its limit"),
-            ("next_count + self.at_once", "next_count + self.each", "keeps to its limit"),
+            ("self.at_once - taken", "self.each - taken", "keeps to its limit"),
         ],
         others=COUNTER_FAULTS,
     ),

@@ -87,7 +87,7 @@ class LateCounter:
 
 def at_ends(nest: Mapping[Loop, Counter]) -> Value:
     """Whether all loops of a nest, outer to inner, are at their ends."""
-    return reduce(and_, (counter.at_end for counter in reversed(nest.values())))
+    return reduce(and_, (counter.at_end for counter in reversed([*nest.values()])))
 
 
 def turn(m: Module, nest: Mapping[Loop, Counter], address: Signal | None = None, to: Mapping[Loop, Value] = {}) -> None:

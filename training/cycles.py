@@ -9,11 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradsieve.hw.config import BITMAP_WORD, GATES, EngineConfig
-from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.config import GATES, EngineConfig
+from gradsieve.hw.packets import INPUT, RESULT, PacketKind, Run
 
-RECORD_VECTORS = 8
-"""Lane vectors of a hidden unit in the tape: i, f, g, o, tanh c, c, h, dy."""
 GATE_LATENCY = 128
 """Cycles, and R more, from the last dh_rec of a step to the first row of the step before, about."""
 SLOT_LATENCY = 122
@@ -59,11 +57,8 @@ def run_cycles(config: EngineConfig, H: int, I: int, B: int, T: int, counts: Ten
 
 
 def _stream_cycles(config: EngineConfig, H: int, I: int) -> tuple[int, int, int]:
-    """Beats of a step and batch tile: the gates and x sections of the tape, and statistics with dx of the result."""
-    vector = config.lane_slots * config.formats.element_bits
-
-    def beats(bits: int) -> int:
-        return -(-bits // config.stream_width)
-
-    statistics = 64 * (-(-len(GATES) * H // BITMAP_WORD) + STATISTICS_WORDS)
-    return beats(RECORD_VECTORS * H * vector), beats(I * vector), beats(statistics) + beats(I * vector)
+    """Beats of a step and batch tile: the records and x sections of the tape, and statistics with dx of the result."""
+    run = Run(config, H, I, config.C, 1)
+    records, x = (section.beats(run) for section in INPUT[PacketKind.TAPE].sections)
+    steps, _ = RESULT.groups
+    return records, x, sum(section.beats(run) for section in steps.sections)

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from docs.packet_tables import input_packets, output_packets
 from gradsieve.training.studies.comparison import FIGURES
 from gradsieve.training.studies.comparison_table import NONE, TABLES, markdown, rows_of, text
 
@@ -223,5 +224,9 @@ RENDERERS: dict[str, Callable[..., str]] = {
     "builds": builds,
     "check": check,
     "loop": loop,
+    "input_packets": input_packets,
+    "output_packets": output_packets,
 }
-"""By the kind of table: from what its commands wrote, in the order of the mark, to the table."""
+"""By the kind of table: from what its commands wrote, in the order of the mark, to the table.
+
+Tables of packets are made of their declaration in hw/packets.py instead."""

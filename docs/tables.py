@@ -13,6 +13,11 @@ Several measurements stand on a line each:
          NAME: gradsieve VERB ARGUMENTS -->
     <!-- end table -->
 
+A table of packets is made of their declaration in hw/packets.py, and its mark names no measurement:
+
+    <!-- begin table KIND -->
+    <!-- end table -->
+
 The file docs/measurements/NAME.json holds what the command wrote; several tables may be made of one measurement.
 
 `python -m docs.tables` rewrites the tables. With `--measure` it first runs the commands that take no more than minutes,
@@ -42,7 +47,7 @@ PICTURE = ROOT / "docs" / "images" / "demo.png"
 QUICK = ("bench", "demo", "deploy", "train")
 """Verbs that take no more than minutes; studies and builds take hours, and `speed` wants an idle machine."""
 BLOCK = re.compile(
-    r"^(?P<mark><!-- begin table (?P<kind>\S+) of\s(?P<sources>[^>]*?)\s*-->\n)(?P<text>.*?)^<!-- end table -->$",
+    r"^(?P<mark><!-- begin table (?P<kind>\S+)(?: of\s(?P<sources>[^>]*?))?\s*-->\n)(?P<text>.*?)^<!-- end table -->$",
     re.MULTILINE | re.DOTALL,
 )
 SOURCE = re.compile(r"\s*(?P<name>\w+): (?P<command>\S.*)")
@@ -96,7 +101,7 @@ class Block:
         """The block of a match of BLOCK.  Raises ValueError for a kind or a measurement that there cannot be."""
         if match["kind"] not in RENDERERS:
             raise ValueError(f"a table must be one of {', '.join(RENDERERS)}, got {match['kind']!r}")
-        sources = tuple(Measurement.of(line) for line in match["sources"].splitlines())
+        sources = tuple(Measurement.of(line) for line in (match["sources"] or "").splitlines())
         return cls(match["mark"], match["kind"], sources, match["text"])
 
     def rendered(self) -> str:

@@ -20,7 +20,10 @@ then one for the numbers of a vector, or one for each loop that a bitmap is over
 
 
 def encode(packet: Packet, run: Run, arrays: Arrays) -> Bytes:
-    """A packet of a run.  Numbers that its formats cannot hold are cut off, as in `numpy.astype`."""
+    """A packet of a run.  Numbers that its formats cannot hold are cut off, as in `numpy.astype`.
+
+    Raises ValueError for an array of another shape than the declaration's.
+    """
     parts = []
     if packet.kind is not None:
         header = np.zeros(_beat_bytes(run.config), np.uint8)
@@ -99,6 +102,9 @@ def _section_arrays(section: Section, run: Run, outer: tuple[int, ...], data: By
 def _content_bytes(content: Vector | Bitmap, run: Run, around: tuple[int, ...], array: NDArray[Any]) -> Bytes:
     """A vector or bitmap with its padding: (*around, bytes)."""
     size = content.bits(run) // 8
+    own = _shape(content.over, run) if isinstance(content, Bitmap) else (content.slots.used(run.config),)
+    if array.shape != around + own:
+        raise ValueError(f"{content.name} must have shape {around + own}, got {array.shape}")
     if isinstance(content, Bitmap):
         data = np.packbits(array.reshape(*around, -1), axis=-1, bitorder="little")
     else:

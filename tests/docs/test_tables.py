@@ -30,7 +30,6 @@ GIVEN = {
     "| kind | name | payload |": "kinds of frames",
     "| status | name | meaning |": "values of a byte",
     "| | |": "sizes that the link has by its design",
-    "| kind | name | when | sections |": "kinds of packets",
 }
 """Beginnings of tables whose figures are not results, and what they are."""
 

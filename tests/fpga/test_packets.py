@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.fpga.errors import PacketError
+from gradsieve.fpga.packet_codec import encode
 from gradsieve.fpga.packets import PacketFormat
 from gradsieve.golden.random_case import random_case
 from gradsieve.hw.config import EngineConfig, preset
@@ -175,3 +176,11 @@ def test_weight_gradients(config: EngineConfig, sizes: tuple[int, int, int, int]
     assert GRADIENTS.beats(Run(config, *sizes, exact=exact)) * config.stream_width == 8 * len(data)
     found = form.gradients(np.frombuffer(data, np.uint8), exact)
     assert all(torch.equal(a, b) for a, b in zip(found, (w_ih, w_hh, db), strict=True))
+
+
+def test_an_array_of_another_shape_is_refused() -> None:
+    run = Run(preset("tiny"), 3, 2, 2, 1)
+    with pytest.raises(ValueError, match=r"block_mask must have shape \(3, 3, 4\), got \(3, 4, 3\)"):
+        encode(INPUT[PacketKind.BLOCK_MASK], run, {"block_mask": np.zeros((3, 4, 3), bool)})
+    with pytest.raises(ValueError, match=r"W_ih must have shape \(4, 3, 1, 2\), got \(4, 3, 1, 1\)"):
+        encode(INPUT[PacketKind.WEIGHT_X], run, {"W_ih": np.zeros((4, 3, 1, 1), int)})

@@ -11,11 +11,12 @@ from amaranth.hdl import Module, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from gradsieve.hw import packets
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.layouts import lanes_layout, record_layout, weight_word_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.stream_memory import write_layout
-from gradsieve.hw.packets import RECORD_VECTORS
+from gradsieve.hw.packets import Section
 
 
 class Target(IntEnum):
@@ -30,19 +31,26 @@ class Target(IntEnum):
     X = 6
 
 
+TARGETS: dict[Section, tuple[Target, ...]] = {
+    packets.WEIGHTS_X: (Target.WEIGHTS,),
+    packets.WEIGHTS_H: (Target.WEIGHTS,),
+    packets.BLOCKS: (Target.BLOCKS,),
+    packets.COLUMNS: (Target.COLUMNS,),
+    packets.SEEDS: (Target.HIDDEN, Target.CELL),
+    packets.RECORDS: (Target.RECORDS,),
+    packets.X: (Target.X,),
+}
+"""Where the vectors go that come at one turn of a section's loops: all in one word, or each in a word of its own."""
+
+
 def word_widths(config: EngineConfig) -> dict[Target, int]:
     """Bits of a word in a packet, by where it goes; a word of column masks goes on bit by bit."""
-    e = config.formats.element_bits
-    lanes = config.lane_slots * e
-    return {
-        Target.WEIGHTS: config.column_slots * e,
-        Target.BLOCKS: BITMAP_WORD,
-        Target.COLUMNS: BITMAP_WORD,
-        Target.HIDDEN: lanes,
-        Target.CELL: lanes,
-        Target.RECORDS: RECORD_VECTORS * lanes,
-        Target.X: lanes,
-    }
+    widths: dict[Target, int] = {}
+    for section, targets in TARGETS.items():
+        vectors = section.vectors
+        bits = sum(v.vector_bits(config) for v in vectors) if vectors else BITMAP_WORD
+        widths |= dict.fromkeys(targets, bits // len(targets))
+    return widths
 
 
 def piece_layout(config: EngineConfig) -> data.StructLayout:

@@ -11,12 +11,11 @@ from amaranth.hdl import Module, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
-from gradsieve.hw import packets
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.layouts import lanes_layout, record_layout, weight_word_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.stream_memory import write_layout
-from gradsieve.hw.packets import Section
+from gradsieve.hw.packets import BLOCKS, COLUMNS, RECORDS, SEEDS, WEIGHTS_H, WEIGHTS_X, Section, X
 
 
 class Target(IntEnum):
@@ -32,13 +31,13 @@ class Target(IntEnum):
 
 
 TARGETS: dict[Section, tuple[Target, ...]] = {
-    packets.WEIGHTS_X: (Target.WEIGHTS,),
-    packets.WEIGHTS_H: (Target.WEIGHTS,),
-    packets.BLOCKS: (Target.BLOCKS,),
-    packets.COLUMNS: (Target.COLUMNS,),
-    packets.SEEDS: (Target.HIDDEN, Target.CELL),
-    packets.RECORDS: (Target.RECORDS,),
-    packets.X: (Target.X,),
+    WEIGHTS_X: (Target.WEIGHTS,),
+    WEIGHTS_H: (Target.WEIGHTS,),
+    BLOCKS: (Target.BLOCKS,),
+    COLUMNS: (Target.COLUMNS,),
+    SEEDS: (Target.HIDDEN, Target.CELL),
+    RECORDS: (Target.RECORDS,),
+    X: (Target.X,),
 }
 """Where the vectors go that come at one turn of a section's loops: all in one word, or each in a word of its own."""
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +28,8 @@ _MODULE = re.compile(r"^module (\S+?) ?\(")
 _INSTANCE = re.compile(r"^  (\S+)  \S+ +\($")
 _NAMES = {"engine_clk": "clk", "core_reset": "rst"}
 _DOMAIN = re.compile(rf"(?<![\w$\\.])({'|'.join(_NAMES)})\b")
+_PROCESS = re.compile(r"  always |module ")
+_LONG_NAME = re.compile(r"\\(\S+) ")
 _ESCAPED = re.compile("__0([0-9A-Fa-f]{2})")
 """How Verilator writes a character in a name."""
 _WAKES = "$initial:"
@@ -49,7 +51,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Gap:
-    """Adjacent lines of a module that never ran, joined by spaces."""
+    """Adjacent lines of a module that never ran, joined by spaces, with the heads of the blocks around them."""
 
     block: str
     module: str
@@ -64,7 +66,8 @@ class Module:
     lines: dict[Line, bool] = field(default_factory=dict)
     toggles: dict[str, bool] = field(default_factory=dict)
     places: dict[Line, int] = field(default_factory=dict)
-    """Numbers of the lines in a file: those of adjacent lines are adjacent."""
+    """Where each line is in `body`, all lines of the module."""
+    body: list[str] = field(default_factory=list)
 
     def merge(self, other: Module) -> None:
         """Add what another run, or another design, has reached in the same module."""
@@ -72,19 +75,35 @@ class Module:
             self.lines[line] = self.lines.get(line, False) or reached
         for toggle, reached in other.toggles.items():
             self.toggles[toggle] = self.toggles.get(toggle, False) or reached
-        self.places = self.places or other.places
+        self.places, self.body = self.places or other.places, self.body or other.body
 
     def gaps(self) -> list[str]:
-        """The texts of adjacent lines that never ran, in the order of the file."""
-        missed = sorted((self.places[line], line[0]) for line, reached in self.lines.items() if not reached)
-        groups: list[list[str]] = []
-        last = -1
-        for place, text in missed:
-            if place != last + 1:
+        """The lines that never ran, as `Gap.text`, in the order of the file."""
+        groups: list[list[int]] = []
+        for place in sorted(self.places[line] for line, reached in self.lines.items() if not reached):
+            if not groups or place != groups[-1][-1] + 1:
                 groups.append([])
-            groups[-1].append(text)
-            last = place
-        return [" ".join(group) for group in groups]
+            groups[-1].append(place)
+        return [" ".join(_tidy(self.body[n]) for n in (*self._around(group[0]), *group)) for group in groups]
+
+    def _around(self, place: int) -> list[int]:
+        """The heads of the blocks that a line stands in, the outermost first."""
+        heads: list[int] = []
+        depth = _depth(self.body[place])
+        for n in range(place - 1, -1, -1):
+            if _depth(self.body[n]) < depth:
+                depth = _depth(self.body[n])
+                if self.body[n].strip() != "begin" and not _PROCESS.match(self.body[n]):
+                    heads.insert(0, n)
+        return heads
+
+
+def _depth(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def _tidy(line: str) -> str:
+    return _LONG_NAME.sub(r"\1", line.strip())
 
 
 def points(text: str) -> Iterator[Point]:
@@ -125,16 +144,16 @@ def modules(design: str, counts: str) -> dict[str, Module]:
             digests[name] = hashlib.sha256("\n".join(sorted(map(_normal, lines))).encode()).hexdigest()
         return digests[name]
 
-    found = {name: Module(name) for name in bodies}
+    found = {name: Module(name, body=body) for name, body in bodies.items()}
     for point in points(counts):
         module = found[point.module]
         if point.kind == "toggle" and not point.comment.startswith(_WAKES):
             signal = _DOMAIN.sub(lambda m: _NAMES[m[1]], point.comment)
             module.toggles[signal] = module.toggles.get(signal, False) or point.count > 0
         for number in point.lines:
-            line = numbered[number - 1]
+            line, place = numbered[number - 1]
             module.lines[line] = module.lines.get(line, True) and point.count > 0
-            module.places[line] = number
+            module.places[line] = place
     merged: dict[str, Module] = {}
     for name, module in found.items():
         merged.setdefault(digest(name), Module(name)).merge(module)
@@ -142,7 +161,7 @@ def modules(design: str, counts: str) -> dict[str, Module]:
 
 
 def _bodies(lines: Iterable[str]) -> dict[str, list[str]]:
-    """The lines of each module, but for its first."""
+    """The lines of each module after its first, which has its name and ports."""
     bodies: dict[str, list[str]] = {}
     body: list[str] = []
     for line in lines:
@@ -153,15 +172,18 @@ def _bodies(lines: Iterable[str]) -> dict[str, list[str]]:
     return bodies
 
 
-def _numbered(lines: Iterable[str]) -> Iterator[Line]:
-    """Each line of a file as a line of its module."""
+def _numbered(lines: Iterable[str]) -> Iterator[tuple[Line, int]]:
+    """Each line of a file as a line of its module, and its place in the module's body."""
     before: Counter[str] = Counter()
+    place = -1
     for line in lines:
         if _MODULE.match(line):
             before.clear()
+            place = -1
         text = _normal(line)
-        yield text, before[text]
+        yield (text, before[text]), place
         before[text] += 1
+        place += 1
 
 
 def _normal(line: str) -> str:
@@ -170,7 +192,7 @@ def _normal(line: str) -> str:
 
 @dataclass
 class Coverage:
-    """Lines and toggles of some modules: how many there are, and those that were not reached."""
+    """Lines and toggles of a block's modules: how many there are, and those that were not reached."""
 
     block: str
     modules: list[Module]
@@ -202,11 +224,18 @@ def _share(groups: Iterable[Iterable[bool]]) -> tuple[int, int]:
     return sum(flags), len(flags)
 
 
-def merge(folders: dict[str, Path]) -> list[Coverage]:
-    """The coverage of each block, from the folders of counts that the runs of their benches left, in their order."""
+def merge(folders: Mapping[str, Path]) -> list[Coverage]:
+    """The coverage of each block from the folders that `run_bench` left for them, in the order of `folders`.
+
+    What is left for the engine is divided into its own blocks: `engine.core.array.compactor` and so on.
+    """
     owned: dict[str, tuple[str, Module]] = {}
     for block, folder in folders.items():
         design, counts = ((folder / name).read_text(encoding="utf-8") for name in (DESIGN_FILE, COUNTS_FILE))
         for key, module in modules(design, counts).items():
-            owned.setdefault(key, (block, Module(module.name)))[1].merge(module)
-    return [Coverage(block, [m for owner, m in owned.values() if owner == block]) for block in folders]
+            name = ".".join([block, *module.name.split("__")[1:4]]) if block == "engine" else block
+            owned.setdefault(key, (name, Module(module.name)))[1].merge(module)
+    by_block: dict[str, list[Module]] = {}
+    for name, module in owned.values():
+        by_block.setdefault(name, []).append(module)
+    return [Coverage(name, members) for name, members in by_block.items()]

@@ -79,9 +79,8 @@ def test_the_same_module_in_two_designs_counts_once(tmp_path: Path) -> None:
         "// a design\nmodule dut__part(engine_clk);\n" + BODY.format(clock="engine_clk"),
         branches("dut__part", 2, 0, 1),
     )
-    first, second = merge({"alone": alone, "inside": inside})
-    assert (first.lines, first.toggles) == ((4, 4), (1, 2))
-    assert (second.lines, second.gaps) == ((0, 0), [])
+    (coverage,) = merge({"alone": alone, "inside": inside})
+    assert (coverage.block, coverage.lines, coverage.toggles, coverage.gaps) == ("alone", (4, 4), (1, 2), [])
 
 
 def test_a_module_of_another_text_counts_for_itself(tmp_path: Path) -> None:

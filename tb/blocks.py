@@ -62,7 +62,7 @@ BLOCKS: dict[str, Block] = dict(
         _block("packing", "host", "Packing", module=_HARNESS),
         _block("stream_memory", "lib", "WeightMemory", module=_HARNESS),
         _block("counters", "host", "Counters"),
-        _block("serial_link", "link", "Link", module=_HARNESS),
+        _block("serial_link", "link", "Link", "serial_link_refusals", module=_HARNESS),
         _block("engine", "", "Engine", "engine_faults"),
     )
 )

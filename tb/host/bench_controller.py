@@ -77,6 +77,16 @@ class Driver:
         self.pulses.cycles[name].clear()
         return count
 
+    async def dead(self, when: str) -> None:
+        """After a fatal error of a packet's length no command does anything, nor hides the error."""
+        b = self.bench
+        for command in ("acknowledge", "start", "read", "clear"):
+            for name in ("start", "read", "clear"):
+                self.count(name)
+            await self.command(command)
+            seen = (b.get("error"), b.get("fatal"), *(self.count(n) for n in ("start", "read", "clear")))
+            b.scoreboard.equal(f"{when}: {command} after a fatal error", seen, (ErrorCode.PACKET_LENGTH, 1, 0, 0, 0))
+
     async def refused(self, code: ErrorCode, command: str, what: str) -> None:
         """The command gives the code and does nothing; then acknowledge."""
         b = self.bench
@@ -199,18 +209,41 @@ async def fatal_errors(bench: Bench) -> None:
         await bench.run_for(4)
         driver.errors.send([ErrorCode.PACKET_KIND])
         await bench.run_for(4)
-        for command in ("acknowledge", "start", "read", "clear"):
-            for name in ("start", "read", "clear"):
-                driver.count(name)
-            await driver.command(command)
-            seen = (bench.get("error"), bench.get("fatal"), *(driver.count(n) for n in ("start", "read", "clear")))
-            bench.scoreboard.equal(f"{command} after a fatal error", seen, (ErrorCode.PACKET_LENGTH, 1, 0, 0, 0))
+        await driver.dead(state)
         await driver.command("soft_reset")
         bench.scoreboard.equal("soft reset", driver.count("soft_reset"), 1)
         await bench.reset()
         bench.scoreboard.equal("error after the reset", (bench.get("error"), bench.get("fatal")), (0, 0))
         _sample({"fatal": True})
     _sample({"fatal": False})
+
+
+@test
+async def fatal_at_any_moment(bench: Bench) -> None:
+    """An error in each of the cycles around what begins and ends a run, a read, a clear or a change of sizes."""
+    run = draw_run(bench.config, bench.rng)
+    for what in ("reset", "sizes", "start", "end of a run", "read", "clear"):
+        for delay in range(8):
+            bench.fresh()
+            await bench.reset()
+            bench.set(random=1, mode=0, read_mode=0)
+            driver = Driver(bench)
+            if what != "reset":
+                await driver.begin()
+            if what not in ("reset", "sizes"):
+                await driver.sizes(run)
+            if what == "sizes":
+                bench.set(**{f"sizes__{n}": run[n] for n in "HIBT"})
+                await driver.pulse(sizes_written=1)
+            elif what == "end of a run":
+                await driver.command("start")
+                await driver.pulse(run_done=1)
+            elif what != "reset":
+                await driver.pulse(control=word("CONTROL", **{what: 1}))
+            await bench.run_for(delay)
+            driver.errors.send([ErrorCode.PACKET_LENGTH])
+            await bench.run_for(4)
+            await driver.dead(f"{what} + {delay}")
 
 
 @test

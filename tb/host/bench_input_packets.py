@@ -300,9 +300,9 @@ async def wrong_headers(bench: Bench) -> None:
 @test
 async def cut_off(bench: Bench) -> None:
     """A soft reset in the middle of a packet: its rest is skipped, or with `resync` the next beat is a header."""
-    for n in range(12 * bench.rounds):
+    for n in range(2 * len(KINDS) * bench.rounds):
         contents = Contents(bench)
-        kind = bench.rng.choice(list(KINDS))
+        kind = list(KINDS)[n // 2 % len(KINDS)]
         packet, beat = contents.packets[kind], contents.beat_bytes
         cut = bench.rng.randrange(1, len(packet) // beat) * beat
         ports = Ports(bench)
@@ -327,3 +327,42 @@ async def cut_off(bench: Bench) -> None:
         bench.scoreboard.equal("errors", ports.errors.values, [])
         _sample({"resync": resync})
         await good_packet(bench, contents, bench.rng.choice(list(KINDS)), "none", "none")
+
+
+@test
+async def cleared_at_any_moment(bench: Bench) -> None:
+    """A soft reset between packets, before a tape may come, among its inputs, and while a packet's rest is skipped."""
+    size = bench.config.stream_width // 8
+    for _ in range(bench.rounds):
+        contents = Contents(bench)
+        tape = contents.packets["TAPE"]
+        for moment in ("between packets", "tape waits", *range(1, len(tape) // size), "rest is skipped"):
+            ports = Ports(bench)
+            await set_run(bench, contents.run)
+            bench.set(running=int(moment != "tape waits"), sizes_ready=1, sizes_bad=0)
+            cut = moment * size if isinstance(moment, int) else size if moment == "rest is skipped" else 0
+            if moment == "tape waits":
+                ports.send(tape)
+            elif cut:
+                ports.send(tape[:cut], last=False)
+            await bench.run_for(cut // size + 4)
+            for _ in range(1 + (moment == "rest is skipped")):
+                bench.set(clear=1, resync=0)
+                await bench.run_for(1)
+                bench.set(clear=0)
+                await bench.run_for(3)
+            for sink in ports.sinks.values():
+                sink.words.clear()
+            if cut:
+                ports.send(tape[cut:])
+                await bench.sent(ports.beats, limit=20_000)
+                await bench.run_for(5)
+                ports.check({}, f"rest of the packet, {moment}")
+            bench.set(running=1)
+            if moment != "tape waits":
+                ports.send(tape)
+            await bench.sent(ports.beats, limit=200_000)
+            await bench.run_for(30)
+            ports.check(contents.expected["TAPE"], f"tape after a soft reset: {moment}")
+            bench.scoreboard.equal(f"{moment}: errors", ports.errors.values, [])
+        bench.set(running=0)

@@ -152,7 +152,7 @@ class InputPackets(wiring.Component):
         m.d.sync += [begins.eq(0), header_fault.eq(ErrorCode.NONE)]
         m.d.comb += bad.eq(bad_length | header_fault.any())
         m.d.sync += [
-            self.error.valid.eq(bad),
+            self.error.valid.eq(bad & ~self.clear),  # a soft reset forgets it
             self.error.payload.eq(Mux(bad_length, ErrorCode.PACKET_LENGTH, header_fault)),
         ]
 

@@ -366,3 +366,34 @@ async def cleared_at_any_moment(bench: Bench) -> None:
             ports.check(contents.expected["TAPE"], f"tape after a soft reset: {moment}")
             bench.scoreboard.equal(f"{moment}: errors", ports.errors.values, [])
         bench.set(running=0)
+
+
+@test
+async def faults_cleared_at_any_moment(bench: Bench) -> None:
+    """A soft reset as a packet's fault is found: no error comes after it."""
+    size = bench.config.stream_width // 8
+    for resync in (0, 1) * bench.rounds:
+        for fault in ("kind", "length"):
+            for moment in range(12):
+                contents = Contents(bench)
+                ports = Ports(bench)
+                await set_run(bench, contents.run)
+                bench.set(running=0, sizes_ready=1, sizes_bad=0)
+                packet = contents.packets["SEED"][:size].copy()
+                if fault == "kind":
+                    packet[0] = 255
+                ports.send(packet)  # a header alone, whatever its kind
+                await bench.run_for(moment)
+                bench.set(clear=1, resync=resync)
+                await bench.run_for(1)
+                cleared, taken = bench.cycle, ports.beats.done
+                bench.set(clear=0, resync=0)
+                await bench.run_for(20)
+                # a header that is taken after the soft reset is wrong with good reason
+                late = [cycle - cleared for cycle in ports.errors.cycles if taken and cycle > cleared]
+                bench.scoreboard.equal(f"{fault}, soft reset after {moment} cycles: errors after it", late, [])
+                bench.set(clear=1, resync=1)  # what was sent after the soft reset, and found wrong
+                await bench.run_for(1)
+                bench.set(clear=0, resync=0)
+                await bench.run_for(3)
+                await good_packet(bench, contents, bench.rng.choice(list(KINDS)), "none", "none")

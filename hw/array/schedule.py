@@ -20,6 +20,7 @@ class Phase:
     """What must be stored before the first job is given out: the batch tile's rows of dz', or its x and h."""
 
 
+# --8<-- [start:backward]
 BACKWARD = (
     Phase("dh_rec", Dataflow.ERROR, "h", waits_for="rows"),
     Phase("dx", Dataflow.ERROR, "x"),
@@ -28,3 +29,4 @@ BACKWARD = (
 )
 """For each batch tile of each step.  dh_rec comes first because the next step's gate gradients wait for it; dx and dW
 cover them."""
+# --8<-- [end:backward]

@@ -14,7 +14,7 @@ import pytest
 
 from docs.tables import ROOT
 
-OURS = ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "examples")
+OURS = ("mkdocs.yml", "README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "examples", "hw")
 
 
 def build(config: Path, site: Path) -> subprocess.CompletedProcess[str]:
@@ -73,7 +73,8 @@ def test_reference_has_the_public_names(site: Path, page: str, names: list[str])
 
 def test_examples_show_their_programs(site: Path) -> None:
     """Whole, in the order of the page: a snippet that is not recognised stays in the page as a line of text."""
-    shown = re.sub(r"<[^>]+>", "", html(site)["examples.html"])
+    pages = html(site)
+    shown = re.sub(r"<[^>]+>", "", pages["examples.html"] + pages["adding-a-block.html"])
     shown = unescape(shown)
     programs = [p for p in (ROOT / "examples").rglob("*") if p.suffix in (".py", ".v")]
     assert len(programs) >= 6

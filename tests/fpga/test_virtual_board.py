@@ -108,8 +108,8 @@ def test_the_reset_button_ends_the_session_and_reconnect_begins_another(board: B
     time.sleep(0.5)
     with pytest.raises(DeviceError, match=r"was reset.*reconnect\(\) begins a new session"):
         device.read("ID")
-    transport.reconnect()
-    _works(Device(CONFIG, transport))
+    device.reconnect()
+    _works(device)
 
 
 def test_an_unplugged_board_is_an_error_and_another_takes_its_place(tmp_path: Path) -> None:
@@ -125,12 +125,12 @@ def test_an_unplugged_board_is_an_error_and_another_takes_its_place(tmp_path: Pa
         target = link.readlink()
         link.unlink()
         with pytest.raises(DeviceError, match=r"there is no port .*: is the board plugged in\?"):
-            transport.reconnect()
+            device.reconnect()
         link.symlink_to(target)
     with BoardProcess(link):  # takes the dead board's name over
-        transport.reconnect()
-        _works(Device(CONFIG, transport))
-        transport.close()
+        device.reconnect()
+        _works(device)
+        device.close()
 
 
 def test_a_port_without_a_board_is_an_error_in_time() -> None:

@@ -195,9 +195,8 @@ def soft_reset(resync: bool = False) -> Steps[None]:
     yield from settle()
 
 
-def clean() -> Steps[None]:
-    """Bring the engine to a clean state whatever came before: nothing of an open packet is left, in or out."""
-    yield from soft_reset(resync=True)
+def empty() -> Steps[None]:
+    """Throw away all that the engine has to give, to the end of a packet.  Raises DeviceError if there is no end."""
     start = yield Pause()
     while True:
         is_open = yield from field("STATUS", "output_open")
@@ -205,6 +204,12 @@ def clean() -> Steps[None]:
             return
         if (yield Pause()) - start > QUIET_SECONDS:
             raise DeviceError("the engine is not quiet after a soft reset: reset the board")
+
+
+def clean() -> Steps[None]:
+    """Bring the engine to a clean state whatever came before: nothing of an open packet is left, in or out."""
+    yield from soft_reset(resync=True)
+    yield from empty()
 
 
 def _explained(transfer: Receive | Exchange | Send) -> Steps[Any]:

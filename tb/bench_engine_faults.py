@@ -289,7 +289,6 @@ async def soft_resets(bench: Bench) -> None:
             bench.scoreboard.equal(
                 f"{what}: TKEEP of the closing beat", set(frame.tkeep[-host.loaded.beat_bytes :]), {0}
             )
-        while not host.sink.empty():
-            host.sink.recv_nowait()
+        host.discard()
         _sample({"reset": state})
         await random_run(bench, host, rng.choice(tuple(SieveMode)), "none", "none", "none")

@@ -176,7 +176,7 @@ def packets_of(host: EngineHost, case: Case) -> dict[str, np.ndarray]:
 
 @test
 async def wrong_lengths(bench: Bench) -> None:
-    """Packets of every kind that end too early, too late or right behind the header, or have null bytes in a beat."""
+    """Packets of every kind that end too early, too late or right after the header, or have null bytes in a beat."""
     host, rng = make_host(bench), bench.rng
     for kind in KINDS:
         for length in _LENGTHS:

@@ -7,6 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from docs import latencies as of_blocks
+from docs.packet_tables import input_packets, output_packets
 from gradsieve.training.studies.comparison import FIGURES
 from gradsieve.training.studies.comparison_table import NONE, TABLES, markdown, rows_of, text
 
@@ -211,6 +213,19 @@ def loop(*results: Result) -> str:
     return columns(form, results)
 
 
+def latencies() -> str:
+    """The table of what takes how many cycles."""
+    headings, *lines = of_blocks.rows()
+    return table(headings, lines)
+
+
+FROM_CODE: dict[str, Callable[[], str]] = {
+    "latencies": latencies,
+    "input_packets": input_packets,
+    "output_packets": output_packets,
+}
+"""By the kind of table, those that are made of the code alone."""
+
 RENDERERS: dict[str, Callable[..., str]] = {
     "bench": bench,
     "demo": demo,
@@ -224,4 +239,6 @@ RENDERERS: dict[str, Callable[..., str]] = {
     "check": check,
     "loop": loop,
 }
-"""By the kind of table: from what its commands wrote, in the order of the mark, to the table."""
+"""By the kind of table: from what its commands wrote, in the order of the mark, to the table.
+
+Tables of packets are made of their declaration in hw/packets.py instead."""

@@ -13,6 +13,10 @@ Several measurements stand on a line each:
          NAME: gradsieve VERB ARGUMENTS -->
     <!-- end table -->
 
+A table that the code itself gives is made of no measurement:
+
+    <!-- begin table KIND of the code -->
+
 The file docs/measurements/NAME.json holds what the command wrote; several tables may be made of one measurement.
 
 `python -m docs.tables` rewrites the tables. With `--measure` it first runs the commands that take no more than minutes,
@@ -34,7 +38,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from docs.renderers import RENDERERS
+from docs.renderers import FROM_CODE, RENDERERS
 
 ROOT = Path(__file__).resolve().parents[1]
 MEASUREMENTS = ROOT / "docs" / "measurements"
@@ -45,6 +49,8 @@ BLOCK = re.compile(
     r"^(?P<mark><!-- begin table (?P<kind>\S+) of\s(?P<sources>[^>]*?)\s*-->\n)(?P<text>.*?)^<!-- end table -->$",
     re.MULTILINE | re.DOTALL,
 )
+CODE = "the code"
+"""In a mark, where the measurements would stand."""
 SOURCE = re.compile(r"\s*(?P<name>\w+): (?P<command>\S.*)")
 
 
@@ -94,14 +100,17 @@ class Block:
     @classmethod
     def of(cls, match: re.Match[str]) -> Block:
         """The block of a match of BLOCK.  Raises ValueError for a kind or a measurement that there cannot be."""
-        if match["kind"] not in RENDERERS:
-            raise ValueError(f"a table must be one of {', '.join(RENDERERS)}, got {match['kind']!r}")
-        sources = tuple(Measurement.of(line) for line in match["sources"].splitlines())
+        kinds = FROM_CODE if match["sources"] == CODE else RENDERERS
+        if match["kind"] not in kinds:
+            raise ValueError(f"a table must be one of {', '.join(kinds)}, got {match['kind']!r}")
+        lines = () if kinds is FROM_CODE else match["sources"].splitlines()
+        sources = tuple(Measurement.of(line) for line in lines)
         return cls(match["mark"], match["kind"], sources, match["text"])
 
     def rendered(self) -> str:
         """Both marks, and the table made anew between them.  Raises OSError if a measurement is missing."""
-        made = RENDERERS[self.kind](*(source.result() for source in self.sources))
+        renderer = RENDERERS[self.kind] if self.sources else FROM_CODE[self.kind]
+        made = renderer(*(source.result() for source in self.sources))
         return f"{self.mark}{made}<!-- end table -->"
 
 

@@ -9,9 +9,7 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.dataflow import Dataflow
 from gradsieve.hw.formats import FixedPoint
 from gradsieve.hw.lib.arithmetic import bits_for
-
-EXACT_BITS, SHORT_BITS = 64, 32
-"""Bits of an element of dW in a stream: of the exact sum, and requantized."""
+from gradsieve.hw.packets import EXACT_BITS, RECORDS, SHORT_BITS
 
 
 def sizes_layout(config: EngineConfig) -> data.StructLayout:
@@ -74,10 +72,8 @@ def state_layout(config: EngineConfig) -> data.StructLayout:
 
 def record_layout(config: EngineConfig) -> data.StructLayout:
     """One hidden unit of the tape, in stream order."""
-    f = config.formats
-    formats = {"i": f.activation, "f": f.activation, "g": f.activation, "o": f.activation, "tanh_c": f.activation}
-    formats |= {"c_prev": f.cell, "h_prev": f.input, "dy": f.gradient}
-    return data.StructLayout({n: data.ArrayLayout(signed(x.width), config.C) for n, x in formats.items()})
+    widths = {vector.name: getattr(config.formats, vector.format).width for vector in RECORDS.vectors}
+    return data.StructLayout({name: data.ArrayLayout(signed(width), config.C) for name, width in widths.items()})
 
 
 def gate_input_layout(config: EngineConfig) -> data.StructLayout:

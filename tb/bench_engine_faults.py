@@ -162,7 +162,7 @@ async def too_many_terms(bench: Bench) -> None:
 def packets_of(host: EngineHost, case: Case) -> dict[str, np.ndarray]:
     """One packet of each kind for the sizes of the case."""
     form, (weights, tape, _, _) = host.loaded, case
-    tiles = form.x_tiles + form.h_tiles
+    tiles = form.of_run.x_tiles + form.of_run.h_tiles
     w_x, w_h = form.weights(weights)
     return {
         "WEIGHT_X": w_x,

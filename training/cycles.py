@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from gradsieve.hw.config import BITMAP_WORD, GATES, EngineConfig
-from gradsieve.hw.packets import RECORD_VECTORS, STATISTICS_WORDS
+from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.packets import RECORDS, STATISTICS_WORDS, Run, X
 
 if TYPE_CHECKING:
     from gradsieve.hw.timing import Timing
@@ -85,7 +85,7 @@ class _Array:
     def __init__(self, config: EngineConfig, H: int, I: int) -> None:
         self.timing, self.R, self.I = _timing(config), config.R, I
         self.words = _words(config)
-        self.bitmap_words = -(-len(GATES) * H // BITMAP_WORD)
+        self.bitmap_words = Run(config, H, I, B=1, T=1).bitmap_words
         never = -(1 << 62)
         # the last index, that of an error tile, and the first one of a tile of dW
         self.index = self.error_end = self.gradient_begin = never
@@ -148,9 +148,5 @@ class _WordCycles:
 
 
 def _words(config: EngineConfig) -> _WordCycles:
-    vector = config.lane_slots * config.formats.element_bits
-
-    def cycles(bits: int) -> int:
-        return -(-bits // config.stream_width)
-
-    return _WordCycles(cycles(RECORD_VECTORS * vector), cycles(vector), cycles(BITMAP_WORD))
+    one = Run(config, H=1, I=1, B=1, T=1)
+    return _WordCycles(RECORDS.beats(one), X.beats(one), -(-BITMAP_WORD // config.stream_width))

@@ -11,14 +11,54 @@ from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
-from gradsieve.hw.host.input_words import InputWords, PacketContents, Target, piece_layout, word_widths
+from gradsieve.hw.host.input_words import TARGETS, InputWords, PacketContents, piece_layout, word_widths
+from gradsieve.hw.host.nest import Counter, FixedCounter, InTurn, LateCounter, OneOf, at_ends, turn
 from gradsieve.hw.host.packing import input_beat_layout
 from gradsieve.hw.host.registers import ErrorCode
 from gradsieve.hw.layouts import run_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.loop_counter import LoopCounter
 from gradsieve.hw.lib.register_slice import RegisterSlice
-from gradsieve.hw.packets import PacketKind
+from gradsieve.hw.packets import (
+    BATCH_TILE,
+    COLUMN,
+    COLUMNS,
+    GATE,
+    H_TILE,
+    INPUT,
+    STEP,
+    STEP_DOWN,
+    TILE,
+    UNIT,
+    WORD,
+    X_TILE,
+    Group,
+    Loop,
+    PacketKind,
+    Run,
+    Section,
+)
+
+COUNTED = (UNIT, WORD, X_TILE, H_TILE, STEP, BATCH_TILE, COLUMN)
+"""Loops whose ends are sizes of the run."""
+SECOND = Loop("second")
+"""The vectors of a turn, where each is a word of its own: the second, after the first."""
+STATES: dict[str, dict[PacketKind, tuple[Group, Section]]] = {}
+"""A state for the sections of one name: in which packets they come, and where."""
+for _kind, _packet in INPUT.items():
+    for _group in _packet.groups:
+        for _section in _group.sections:
+            STATES.setdefault(_section.name.upper(), {})[_kind] = _group, _section
+
+
+def loops_of(section: Section) -> tuple[Loop, ...]:
+    """The loops of a section, outer to inner, down to what goes on at once: a word, or a bit of column masks."""
+    if section is COLUMNS:
+        (bitmap,) = section.bitmaps
+        return (*section.nest.loops, *bitmap.over)
+    if section.bitmaps:
+        return (*section.nest.loops, WORD)
+    return (*section.nest.loops, *(SECOND,) * (len(TARGETS[section]) - 1))
 
 
 class InputPackets(wiring.Component):
@@ -60,8 +100,8 @@ class InputPackets(wiring.Component):
         c, run = self.config, self.run
         beat_width, state_depth = c.stream_width, c.batch_tiles * c.max_H
         of_target = word_widths(c)
-        widths = {name: of_target[Target[name]] for name in ("WEIGHTS", "BLOCKS", "COLUMNS", "X")}
-        widths |= {"SEEDS": of_target[Target.HIDDEN], "GATES": of_target[Target.RECORDS]}
+        sections = {state: next(iter(places.values()))[1] for state, places in STATES.items()}
+        widths = {state: of_target[TARGETS[section][0]] for state, section in sections.items()}
         beats_of_word = {state: -(-width // beat_width) for state, width in widths.items()}
         words_of_beat = {state: -(-beat_width // width) for state, width in widths.items()}
 
@@ -126,16 +166,10 @@ class InputPackets(wiring.Component):
         ]
         m.d.sync += open_.eq(still_open & ~(self.clear & self.resync))
 
-        def loop(end: Any, name: str) -> LoopCounter:
-            return LoopCounter(m, end, name)
-
-        unit, word_index = loop(run.end.H, "unit"), loop(run.end.bitmap_words, "word_index")
-        x_tile, h_tile = loop(run.end.x_tiles, "x_tile"), loop(run.end.h_tiles, "h_tile")
-        step, batch_tile = loop(run.end.T, "step"), loop(run.end.batch_tiles, "batch_tile")
-        column = loop(run.end.I, "column")
-        loops = (unit, word_index, x_tile, h_tile, step, batch_tile, column)
+        loops = {loop: LoopCounter(m, run.end[loop.size], loop.name) for loop in COUNTED}
+        unit, word_index, x_tile, h_tile = (loops[loop] for loop in (UNIT, WORD, X_TILE, H_TILE))
         index, part, bit = Signal.like(piece.index), Signal(range(max(words_of_beat.values()))), Signal.like(piece.bit)
-        gate, second, in_hidden = Signal(2), Signal(), Signal()
+        gate, second, in_hidden = FixedCounter(m, Run.gates, "gate"), FixedCounter(m, 2, "second"), Signal()
         # h tiles have fixed places behind those of the largest I
         weight_base, state_base = Signal(range(c.weight_words + c.gate_rows)), Signal(range(state_depth + c.max_H))
         block_base = Signal(range((c.tiles + 1) * c.bitmap_words))
@@ -147,36 +181,22 @@ class InputPackets(wiring.Component):
             with m.Elif(word_end):
                 m.d.sync += [index.eq(0), part.eq(Mux(part_end | section_end, 0, part + 1)), complete.eq(next_single)]
 
-        def next_tile() -> None:
-            """The tiles of x, then those of h."""
-            with m.If(in_hidden):
-                h_tile.advance()
-                with m.If(h_tile.at_end):
-                    m.d.sync += in_hidden.eq(0)
-            with m.Else():
-                x_tile.advance()
-                with m.If(x_tile.at_end):
-                    m.d.sync += in_hidden.eq(1)
-
-        last_tile = in_hidden & h_tile.at_end
-        # outer loops turn a cycle later: nothing asks for them before
-        step_ended, batch_tile_ended = Signal(), Signal()
-        m.d.sync += [step_ended.eq(0), batch_tile_ended.eq(0)]
-        with m.If(batch_tile_ended):
-            batch_tile.advance()
-        with m.If(step_ended | (batch_tile_ended & batch_tile.at_end)):
-            step.advance()
+        tile, batch_tile = InTurn(m, x_tile, h_tile, in_hidden), LateCounter(m, loops[BATCH_TILE])
+        step = LateCounter(m, loops[STEP], inside=batch_tile)
+        counters: dict[Loop, Counter] = {**loops, GATE: gate, SECOND: second, TILE: tile}
+        counters |= {BATCH_TILE: batch_tile, STEP: step, STEP_DOWN: step}
 
         def goes_first(state: str) -> bool:
             """Whether a beat goes with its first piece; the last of a word of column masks stays for all its bits."""
             return beats_of_word[state] > 1 or (words_of_beat[state] == 1 and state != "COLUMNS")
 
-        def body(state: str, target: Any, address: Any) -> Value:
-            """What all states with contents have in common; the result is high when a word is complete."""
+        def body(state: str, address: Any) -> Value:
+            """What lets a beat's parts go; the result is high when a word is complete."""
+            first, *others = TARGETS[sections[state]]
             parts = [beat.data[n * widths[state] : (n + 1) * widths[state]] for n in range(words_of_beat[state])]
             m.d.comb += [
                 piece.data.eq(Array(parts)[part] if len(parts) > 1 else beat.data),
-                piece.target.eq(target),
+                piece.target.eq(Mux(second.value, others[0], first) if others else first),
                 piece.address.eq(address),
                 last_index.eq(beats_of_word[state] - 1),
                 next_single.eq(beats_of_word[state] == 1),
@@ -203,7 +223,61 @@ class InputPackets(wiring.Component):
             with m.If(self.clear):
                 m.next = "CLEARED"
 
+        # where a word lies in its store: an offset from a base, which moves when a loop turns
         first_weight = Mux(kind == PacketKind.WEIGHT_H, c.x_tiles * c.gate_rows, 0)
+        next_block = Mux(~in_hidden & x_tile.at_end, c.x_tiles * c.bitmap_words, block_base + c.bitmap_words)
+        of_tile = Mux(in_hidden, h_tile.value + c.x_tiles, x_tile.value)
+        addresses: dict[str, tuple[Any, Signal, dict[Loop, Any]]] = {
+            "WEIGHTS": (
+                Cat(gate.value, unit.value),
+                weight_base,
+                {X_TILE: weight_base + c.gate_rows, UNIT: first_weight},
+            ),
+            "BLOCKS": (word_index.value, block_base, {TILE: next_block}),
+            "COLUMNS": (of_tile, column_base, {STEP: column_base + c.tiles}),
+            "SEEDS": (unit.value, state_base, {BATCH_TILE: state_base + c.max_H}),
+        }
+
+        def nest_of(state: str) -> dict[Loop, Counter]:
+            """The counters of a state's loops; where its packets differ in a loop, the kind says which one counts."""
+            nest: dict[Loop, Counter] = {}
+            places = STATES[state]
+            for loop, *others in zip(*(loops_of(section) for _, section in places.values()), strict=True):
+                nest[loop] = counters[loop]
+                for other in others:
+                    if other != loop:
+                        nest[loop] = OneOf(kind == next(iter(places)), counters[loop], counters[other])
+            return nest
+
+        def takes(state: str) -> None:
+            """The state in which the words of a section are taken."""
+            nest, (group, section) = nest_of(state), next(iter(STATES[state].values()))
+            around = {loop: counters[loop] for loop in group.loops}
+            place = group.sections.index(section)
+            last = place == len(group.sections) - 1
+            ends = at_ends(nest)
+            m.d.comb += section_end.eq(ends)
+            if last:
+                m.d.comb += packet_end.eq(at_ends(around | nest))
+            if section is COLUMNS:  # a word stays where it is until its last bit
+                m.d.comb += word_end.eq(tile.at_end | (bit == BITMAP_WORD - 1))
+            offset, base, moves = addresses.get(state, (0, None, {}))
+            done = body(state, offset if base is None else base + offset)
+            following = group.sections[(place + 1) % len(group.sections)].name.upper()
+            if following != state:
+                with m.If(ends):
+                    m.d.comb += next_single.eq(beats_of_word[following] == 1)
+            with m.If(done):
+                turn(m, nest, base, moves)
+                if section is COLUMNS:
+                    m.d.sync += bit.eq(Mux(tile.at_end, 0, bit + 1))
+                if following != state:
+                    with m.If(ends):
+                        if last:
+                            turn(m, around)
+                        m.d.sync += goes.eq(goes_first(following))
+                        m.next = following
+
         with m.FSM() as fsm:
             with m.State("HEADER"):  # between packets
                 word = beat.data
@@ -211,10 +285,10 @@ class InputPackets(wiring.Component):
                     kind.eq(word[:8]),
                     is_tape.eq(word[:8] == PacketKind.TAPE),
                     known.eq((word[:8] >= min(PacketKind)) & (word[:8] <= max(PacketKind)) & ~word[8:32].any()),
-                    *[s.eq(0) for s in (index, part, bit, gate, second, in_hidden)],
+                    *[s.eq(0) for s in (index, part, bit, gate.value, second.value, in_hidden)],
                     *[s.eq(0) for s in (state_base, block_base, column_base)],
                 ]
-                for each in loops:
+                for each in loops.values():
                     each.clear()
                 with m.If(self.beats.valid & ~leaves):
                     m.next = "KIND"
@@ -222,7 +296,7 @@ class InputPackets(wiring.Component):
             with m.State("KIND"):  # takes the header, now that registers know its kind, when that kind may come
                 lets = ~leaves & self.sizes_ready & (self.running | ~is_tape | ~known)
                 m.d.comb += header.eq(lets | leaves)
-                for each in loops:
+                for each in loops.values():
                     each.clear()
                 m.d.sync += [weight_base.eq(first_weight), leaves.eq(lets)]
                 with m.If(leaves):
@@ -234,93 +308,15 @@ class InputPackets(wiring.Component):
                         m.d.sync += header_fault.eq(ErrorCode.PACKET_KIND)
                     m.next = "DISCARD"
                     with m.Switch(kind):
-                        for state, *kinds in (
-                            ("WEIGHTS", PacketKind.WEIGHT_X, PacketKind.WEIGHT_H),
-                            ("BLOCKS", PacketKind.BLOCK_MASK),
-                            ("COLUMNS", PacketKind.COLUMN_MASK),
-                            ("SEEDS", PacketKind.SEED),
-                            ("GATES", PacketKind.TAPE),
-                        ):
-                            with m.Case(*kinds):
-                                m.next = state
+                        for state, places in STATES.items():
+                            if first := [k for k in places if INPUT[k].sections[0].name.upper() == state]:
+                                with m.Case(*first):
+                                    m.next = state
                 leave()
-            with m.State("WEIGHTS"):  # 4H rows of column vectors
-                end_tile = Mux(kind == PacketKind.WEIGHT_X, x_tile.at_end, h_tile.at_end)
-                ends = end_tile & unit.at_end & (gate == 3)
-                done = body("WEIGHTS", Target.WEIGHTS, weight_base + Cat(gate, unit.value))
-                m.d.comb += [section_end.eq(ends), packet_end.eq(ends)]
-                with m.If(done):
-                    m.d.sync += weight_base.eq(weight_base + c.gate_rows)
-                    x_tile.advance()
-                    h_tile.advance()
-                    with m.If(end_tile):
-                        m.d.sync += weight_base.eq(first_weight)
-                        unit.advance()
-                        with m.If(unit.at_end):
-                            m.d.sync += gate.eq(gate + 1)
-                leave()
-            with m.State("BLOCKS"):  # a bitmap of the gate rows a tile
-                ends = word_index.at_end & last_tile
-                m.d.comb += [section_end.eq(ends), packet_end.eq(ends)]
-                done = body("BLOCKS", Target.BLOCKS, block_base + word_index.value)
-                with m.If(done):
-                    word_index.advance()
-                    with m.If(word_index.at_end):
-                        m.d.sync += block_base.eq(block_base + c.bitmap_words)
-                        with m.If(~in_hidden & x_tile.at_end):
-                            m.d.sync += block_base.eq(c.x_tiles * c.bitmap_words)
-                        next_tile()
-                leave()
-            with m.State("COLUMNS"):  # a bitmap of the tiles a step, handed on bit by bit
-                tile = Mux(in_hidden, h_tile.value + c.x_tiles, x_tile.value)
-                ends = last_tile & step.at_end
-                m.d.comb += [
-                    # a word stays where it is until its last bit
-                    word_end.eq(last_tile | (bit == BITMAP_WORD - 1)),
-                    section_end.eq(ends),
-                    packet_end.eq(ends),
-                ]
-                done = body("COLUMNS", Target.COLUMNS, column_base + tile)
-                with m.If(done):
-                    m.d.sync += bit.eq(Mux(last_tile, 0, bit + 1))
-                    next_tile()
-                    with m.If(last_tile):
-                        m.d.sync += [column_base.eq(column_base + c.tiles), step_ended.eq(1)]
-                leave()
-            with m.State("SEEDS"):  # dh, dc of each hidden unit of each batch tile
-                ends = second & unit.at_end & batch_tile.at_end
-                done = body("SEEDS", Mux(second, Target.CELL, Target.HIDDEN), state_base + unit.value)
-                m.d.comb += [section_end.eq(ends), packet_end.eq(ends)]
-                with m.If(done):
-                    m.d.sync += second.eq(~second)
-                    with m.If(second):
-                        unit.advance()
-                        with m.If(unit.at_end):
-                            m.d.sync += [state_base.eq(state_base + c.max_H), batch_tile_ended.eq(1)]
-                leave()
-            with m.State("GATES"):  # records of a batch tile
-                done = body("GATES", Target.RECORDS, 0)
-                m.d.comb += section_end.eq(unit.at_end)
-                with m.If(unit.at_end):
-                    m.d.comb += next_single.eq(beats_of_word["X"] == 1)
-                with m.If(done):
-                    unit.advance()
-                    with m.If(unit.at_end):
-                        m.d.sync += goes.eq(goes_first("X"))
-                        m.next = "X"
-                leave()
-            with m.State("X"):  # inputs of a batch tile
-                ends = column.at_end & batch_tile.at_end & step.at_end
-                done = body("X", Target.X, 0)
-                m.d.comb += [section_end.eq(column.at_end), packet_end.eq(ends)]
-                with m.If(column.at_end):
-                    m.d.comb += next_single.eq(beats_of_word["GATES"] == 1)
-                with m.If(done):
-                    column.advance()
-                    with m.If(column.at_end):
-                        m.d.sync += [batch_tile_ended.eq(1), goes.eq(goes_first("GATES"))]
-                        m.next = "GATES"
-                leave()
+            for state in STATES:
+                with m.State(state):
+                    takes(state)
+                    leave()
             with m.State("DISCARD"):  # after a fault, until the soft reset
                 m.d.sync += leaves.eq(1)
                 leave()
@@ -342,7 +338,8 @@ class InputPackets(wiring.Component):
         with m.If(self.clear):
             m.d.sync += [leaves.eq(0), begins.eq(0), header_fault.eq(ErrorCode.NONE)]
 
-        loads = reduce(or_, (fsm.ongoing(s) for s in ("WEIGHTS", "BLOCKS", "COLUMNS", "SEEDS")))
+        stores = [s for s, places in STATES.items() if not any(INPUT[k].while_running for k in places)]
+        loads = reduce(or_, (fsm.ongoing(s) for s in stores))
         # from the cycle on in which the header is taken: no run begins then, and one that began before is seen here
         m.d.sync += self.loading.eq(loads | (header & ~is_tape) | words.storing)
         return m

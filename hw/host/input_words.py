@@ -15,7 +15,7 @@ from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.layouts import lanes_layout, record_layout, weight_word_layout
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.stream_memory import write_layout
-from gradsieve.hw.packets import RECORD_VECTORS
+from gradsieve.hw.packets import BLOCKS, COLUMNS, RECORDS, SEEDS, WEIGHTS_H, WEIGHTS_X, Section, X
 
 
 class Target(IntEnum):
@@ -30,19 +30,26 @@ class Target(IntEnum):
     X = 6
 
 
+TARGETS: dict[Section, tuple[Target, ...]] = {
+    WEIGHTS_X: (Target.WEIGHTS,),
+    WEIGHTS_H: (Target.WEIGHTS,),
+    BLOCKS: (Target.BLOCKS,),
+    COLUMNS: (Target.COLUMNS,),
+    SEEDS: (Target.HIDDEN, Target.CELL),
+    RECORDS: (Target.RECORDS,),
+    X: (Target.X,),
+}
+"""Where the vectors go that come at one turn of a section's loops: all in one word, or each in a word of its own."""
+
+
 def word_widths(config: EngineConfig) -> dict[Target, int]:
     """Bits of a word in a packet, by where it goes; a word of column masks goes on bit by bit."""
-    e = config.formats.element_bits
-    lanes = config.lane_slots * e
-    return {
-        Target.WEIGHTS: config.column_slots * e,
-        Target.BLOCKS: BITMAP_WORD,
-        Target.COLUMNS: BITMAP_WORD,
-        Target.HIDDEN: lanes,
-        Target.CELL: lanes,
-        Target.RECORDS: RECORD_VECTORS * lanes,
-        Target.X: lanes,
-    }
+    widths: dict[Target, int] = {}
+    for section, targets in TARGETS.items():
+        vectors = section.vectors
+        bits = sum(v.vector_bits(config) for v in vectors) if vectors else BITMAP_WORD
+        widths |= dict.fromkeys(targets, bits // len(targets))
+    return widths
 
 
 def piece_layout(config: EngineConfig) -> data.StructLayout:

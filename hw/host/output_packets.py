@@ -11,20 +11,26 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
+from gradsieve.hw.host.nest import Counter, FixedCounter, at_ends, turn
 from gradsieve.hw.host.packing import Packer, beat_layout
-from gradsieve.hw.host.readout import Section
-from gradsieve.hw.layouts import (
-    EXACT_BITS,
-    SHORT_BITS,
-    group_elements,
-    group_layout,
-    lanes_layout,
-    run_layout,
-    state_layout,
-)
+from gradsieve.hw.layouts import group_elements, group_layout, lanes_layout, run_layout, state_layout
 from gradsieve.hw.lib.loop_counter import LoopCounter
 from gradsieve.hw.lib.register_slice import RegisterSlice
-from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.packets import (
+    BATCH_TILE,
+    COLUMN,
+    DX,
+    EXACT_BITS,
+    GRADIENTS,
+    RESULT,
+    SHORT_BITS,
+    STATE,
+    STATISTICS_WORDS,
+    STEP_DOWN,
+    UNIT,
+    Loop,
+    Section,
+)
 
 
 class OutputPackets(wiring.Component):
@@ -62,9 +68,10 @@ class OutputPackets(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, run, e = self.config, self.run, self.config.formats.element_bits
-        lanes_width, elements = c.lane_slots * e, group_elements(c)
+        elements = group_elements(c)
+        dx_width, state_width = (section.vectors[0].vector_bits(c) for section in (DX, STATE))
         widths = sorted(
-            {BITMAP_WORD, lanes_width, SHORT_BITS, EXACT_BITS, elements * SHORT_BITS, elements * EXACT_BITS}
+            {BITMAP_WORD, dx_width, state_width, SHORT_BITS, EXACT_BITS, elements * SHORT_BITS, elements * EXACT_BITS}
         )
         packers = {w: Packer(w, c.stream_width) for w in widths}
         for w, packer in packers.items():
@@ -105,25 +112,35 @@ class OutputPackets(wiring.Component):
         def lane_bits(lanes: Any) -> Any:
             return Cat(*[Cat(lanes[n], lanes[n][-1].replicate(e - len(lanes[n]))) for n in range(c.C)])
 
+        # a statistics section's words are counted through, whatever they hold
         statistics_end = Signal(range(c.bitmap_words + STATISTICS_WORDS))
         m.d.sync += statistics_end.eq(run.end.bitmap_words + STATISTICS_WORDS)
         statistics_word = LoopCounter(m, statistics_end, "statistics_word")
-        column, unit = LoopCounter(m, run.end.I, "column"), LoopCounter(m, run.end.H, "unit")
-        step, batch_tile = LoopCounter(m, run.end.T, "step"), LoopCounter(m, run.end.batch_tiles, "batch_tile")
-        requested = LoopCounter(m, run.end.H, "requested")
-        request_tile = LoopCounter(m, run.end.batch_tiles, "request_tile")
+        column, unit, step, batch_tile = (
+            LoopCounter(m, run.end[loop.size], loop.name) for loop in (COLUMN, UNIT, STEP_DOWN, BATCH_TILE)
+        )
+        requested, request_tile = (
+            LoopCounter(m, run.end[loop.size], name)
+            for loop, name in ((UNIT, "requested"), (BATCH_TILE, "request_tile"))
+        )
         loops = (statistics_word, column, unit, step, batch_tile, requested, request_tile)
-        request_base, requesting, section = Signal(range(self.state_depth)), Signal(), Signal(Section)
-        last_tile = batch_tile.at_end
+        second = FixedCounter(m, len(STATE.vectors), "second")  # of a unit's words: dh, then dc
+        counters: dict[Loop, Counter] = {COLUMN: column, UNIT: unit, STEP_DOWN: step, BATCH_TILE: batch_tile}
+        dx_nest = {loop: counters[loop] for loop in DX.nest.loops}
+        state_nest = {**{loop: counters[loop] for loop in STATE.nest.loops}, Loop("second"): second}
+        steps, _ = RESULT.groups
+        around = {loop: counters[loop] for loop in steps.loops}
+        request_base, requesting = Signal(range(self.state_depth)), Signal()
+        section = Signal(range(len(GRADIENTS.sections)))
         # settled long before a section ends: it is the run's last one of dx; it is the packet's last one
         last_section, final, is_final = Signal(), Signal(), Signal()
-        m.d.sync += [last_section.eq(last_tile & step.at_end), is_final.eq(final)]
+        m.d.sync += [last_section.eq(at_ends(around)), is_final.eq(final)]
 
         # where words come from: registers say so, as they choose many bits
         group = self.groups.payload
         many = Mux(group.exact, number[elements * EXACT_BITS], number[elements * SHORT_BITS])
         one = Mux(group.exact, number[EXACT_BITS], number[SHORT_BITS])
-        state, second = self.state.payload, Signal()  # of a unit's two words: dh, then dc
+        state = self.state.payload
         sources: dict[str, tuple[Any, Any, Any, Any]] = {  # valid, word, whether it ends its section, packer
             "statistics": (
                 self.statistics.valid,
@@ -131,12 +148,12 @@ class OutputPackets(wiring.Component):
                 statistics_word.at_end,
                 number[BITMAP_WORD],
             ),
-            "dx": (self.dx.valid, lane_bits(self.dx.payload), column.at_end, number[lanes_width]),
+            "dx": (self.dx.valid, lane_bits(self.dx.payload), at_ends(dx_nest), number[dx_width]),
             "state": (
                 self.state.valid,
-                Mux(second, lane_bits(state.dc), lane_bits(state.dh)),
-                second & unit.at_end & last_tile,
-                number[lanes_width],
+                Mux(second.value, lane_bits(state.dc), lane_bits(state.dh)),
+                at_ends(state_nest),
+                number[state_width],
             ),
             "groups": (self.groups.valid, group.data, group.last, Mux(group.single, one, many)),
         }
@@ -150,51 +167,50 @@ class OutputPackets(wiring.Component):
         m.d.comb += [
             self.statistics.ready.eq(word_ready & chosen["statistics"]),
             self.dx.ready.eq(word_ready & chosen["dx"]),
-            self.state.ready.eq(word_ready & chosen["state"] & second),
+            self.state.ready.eq(word_ready & chosen["state"] & second.at_end),
             self.groups.ready.eq(word_ready & chosen["groups"]),
         ]
         # not in the states: their choice implies them
         with m.If(takes["statistics"]):
             statistics_word.advance()
         with m.If(takes["dx"]):
-            column.advance()
+            turn(m, dx_nest)
         with m.If(takes["state"]):
-            m.d.sync += second.eq(~second)
-        with m.If(takes["state"] & second):
-            unit.advance()
-            with m.If(unit.at_end):
-                batch_tile.advance()
+            turn(m, state_nest)
 
         def enter(state: str, source: str | None = None) -> None:
             """Go on to a state, whose words come from `source`."""
             m.next = state
             m.d.sync += [choice.eq(name == source) for name, choice in chosen.items()]
 
+        def enter_section(of: Section) -> None:
+            enter(of.name.upper(), of.name)
+
         with m.FSM():
             with m.State("IDLE"):  # no packet
-                m.d.sync += [second.eq(0), request_base.eq(0), requesting.eq(1), section.eq(Section.BIAS)]
-                for each in loops:
-                    each.clear()
+                m.d.sync += [second.value.eq(0), request_base.eq(0), requesting.eq(1), section.eq(0)]
+                for loop in loops:
+                    loop.clear()
                 with m.If(self.start_run):
-                    enter("STATISTICS", "statistics")
+                    enter_section(steps.sections[0])
                 with m.Elif(self.start_read):
                     enter("GRADIENTS", "groups")
-            with m.State("STATISTICS"):  # row bitmap and counts of a batch tile
-                with m.If(section_sent):
-                    enter("DX", "dx")
-            with m.State("DX"):  # dx of a batch tile
-                m.d.comb += final.eq(last_section & ~run.state_out)
-                with m.If(section_sent):
-                    batch_tile.advance()
-                    enter("STATISTICS", "statistics")
-                    with m.If(last_tile):
-                        step.advance()
-                    with m.If(last_section):
-                        m.d.comb += self.result_done.eq(1)
-                        enter("STATE", "state")
-                        with m.If(is_final):
-                            enter("IDLE")
-            with m.State("STATE"):  # dh0 and dc0 of every batch tile
+            for place, each in enumerate(steps.sections):  # of a batch tile
+                with m.State(each.name.upper()):
+                    following = steps.sections[(place + 1) % len(steps.sections)]
+                    ends = following is steps.sections[0]
+                    if ends:
+                        m.d.comb += final.eq(last_section & ~run.state_out)
+                    with m.If(section_sent):
+                        enter_section(following)
+                        if ends:
+                            turn(m, around)
+                            with m.If(last_section):
+                                m.d.comb += self.result_done.eq(1)
+                                enter_section(STATE)
+                                with m.If(is_final):
+                                    enter("IDLE")
+            with m.State(STATE.name.upper()):  # dh0 and dc0 of every batch tile
                 m.d.comb += [
                     self.in_state.eq(1),
                     final.eq(1),
@@ -209,7 +225,7 @@ class OutputPackets(wiring.Component):
                 with m.If(section_sent):
                     enter("IDLE")
             with m.State("GRADIENTS"):  # db, dW_ih, dW_hh
-                m.d.comb += final.eq(section == Section.HIDDEN)
+                m.d.comb += final.eq(section == len(GRADIENTS.sections) - 1)
                 with m.If(section_sent):
                     m.d.sync += section.eq(section + 1)
                     with m.If(is_final):

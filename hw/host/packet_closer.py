@@ -44,6 +44,8 @@ class PacketCloser(wiring.Component):
             free.eq(~out.valid | out.ready),
             self.beats.ready.eq(free & ~closing & ~self.clear),
         ]
+        with m.If(self.clear & begun):  # but where it closes just now, below: one beat is enough
+            m.d.sync += closing.eq(1)
         with m.If(free):
             m.d.sync += [
                 out.valid.eq((self.beats.valid & self.beats.ready) | closing),
@@ -61,6 +63,4 @@ class PacketCloser(wiring.Component):
                 ]
         with m.If(self.beats.valid & self.beats.ready):
             m.d.sync += begun.eq(~self.beats.payload.last)
-        with m.If(self.clear & begun):
-            m.d.sync += closing.eq(1)
         return m

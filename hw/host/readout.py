@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -13,6 +12,7 @@ from gradsieve.hw.array.weight_gradient_store import WeightGradientStore
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.gates.bias_gradient import BiasGradientAccumulator
 from gradsieve.hw.host.group_formatter import GroupFormatter, group_count, place_layout
+from gradsieve.hw.host.nest import Counter, FixedCounter, at_ends, turn
 from gradsieve.hw.layouts import (
     gradient_word_layout,
     group_elements,
@@ -25,15 +25,7 @@ from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.loop_counter import LoopCounter
 from gradsieve.hw.lib.reserved_queue import ReservedQueue
-
-
-class Section(IntEnum):
-    """Sections of a readout, in order."""
-
-    BIAS = 0
-    INPUT = 1
-    HIDDEN = 2
-
+from gradsieve.hw.packets import BIAS, GATE, GRADIENTS, H_TILE, UNIT, X_TILE, Loop, Run, Section
 
 ASKED = 1
 """Cycles from the decision for a group to its address at the stores."""
@@ -80,12 +72,13 @@ class WeightGradientReadout(wiring.Component):
         groups = group_count(c)
         depth = max(c.weight_words, c.gate_rows)
         address, base = Signal(range(depth)), Signal(range(c.weight_words + c.gate_rows))
-        unit, gate = LoopCounter(m, run.end.H, "unit"), Signal(2)
-        x_tile, h_tile = LoopCounter(m, run.end.x_tiles, "x_tile"), LoopCounter(m, run.end.h_tiles, "h_tile")
+        unit, x_tile, h_tile = (LoopCounter(m, run.end[loop.size], loop.name) for loop in (UNIT, X_TILE, H_TILE))
+        gate = FixedCounter(m, Run.gates, "gate")
+        counters: dict[Loop, Counter] = {GATE: gate, UNIT: unit, X_TILE: x_tile, H_TILE: h_tile}
         group = Signal(range(max(groups, 2)))
         first_group, last_group = Signal(init=1), Signal(init=groups == 1)
         row = Signal(range(c.gate_rows))
-        m.d.comb += row.eq(Cat(gate, unit.value))
+        m.d.comb += row.eq(Cat(gate.value, unit.value))
 
         # asked for, group by group
         asked_layout = data.StructLayout(
@@ -98,14 +91,15 @@ class WeightGradientReadout(wiring.Component):
         wiring.connect(m, queue.sink, wiring.flipped(self.groups))
         m.d.comb += queue.reserve.eq(asks)
 
-        def next_row() -> None:
-            unit.advance()
-            with m.If(unit.at_end):
-                m.d.sync += gate.eq(gate + 1)
+        # of the tiles of x and of those of h, in the store
+        first_word = {X_TILE: 0, H_TILE: c.x_tiles * c.gate_rows}
 
-        def matrix(state: str, first_tile: int, tile: LoopCounter, after: str) -> None:
-            with m.State(state):
-                end = tile.at_end & unit.at_end & (gate == 3)
+        def asks_matrix(section: Section, after: str) -> None:
+            """The state that asks for a section of column vectors."""
+            nest = {loop: counters[loop] for loop in section.nest.loops}
+            *_, tile = nest
+            with m.State(section.name.upper()):
+                end = at_ends(nest)
                 m.d.comb += [
                     asks.eq(queue.room | ~first_group),
                     asking.address.eq(base + row),
@@ -120,44 +114,42 @@ class WeightGradientReadout(wiring.Component):
                         last_group.eq((group == groups - 2) if groups > 1 else 1),
                     ]
                 with m.If(asks & last_group):
-                    tile.advance()
-                    m.d.sync += base.eq(base + c.gate_rows)
-                    with m.If(tile.at_end):
-                        m.d.sync += base.eq(first_tile * c.gate_rows)
-                        next_row()
+                    turn(m, nest, base, {tile: base + c.gate_rows, UNIT: Const(first_word[tile])})
                     with m.If(end):
-                        m.d.sync += base.eq(c.x_tiles * c.gate_rows)
+                        m.d.sync += base.eq(first_word[H_TILE])
                         m.next = after
 
+        _, *matrices = GRADIENTS.sections
         clearing, at_last, finished, flushed = Signal(), Signal(), Signal(), Signal()
         with m.FSM():
             with m.State("IDLE"):  # nothing to do
-                m.d.sync += [address.eq(0), base.eq(0), gate.eq(0)]
+                m.d.sync += [address.eq(0), base.eq(0), gate.value.eq(0)]
                 for each in (unit, x_tile, h_tile):
                     each.clear()
                 with m.If(self.clear):
                     m.next = "CLEAR"
                 with m.Elif(self.read):
-                    m.next = "BIAS"
+                    m.next = BIAS.name.upper()
             with m.State("CLEAR"):  # walks both stores
                 m.d.comb += clearing.eq(1)
                 m.d.sync += [address.eq(address + 1), at_last.eq(address == depth - 2)]
                 with m.If(at_last):
                     m.next = "FLUSH"
-            with m.State("BIAS"):  # asks for db
+            with m.State(BIAS.name.upper()):  # asks for db
+                nest = {loop: counters[loop] for loop in BIAS.nest.loops}
                 m.d.comb += [
                     asks.eq(queue.room),
                     asking.address.eq(row),
                     asking.bias.eq(1),
                     asking.last_group.eq(1),
-                    asking.last.eq(unit.at_end & (gate == 3)),
+                    asking.last.eq(at_ends(nest)),
                 ]
                 with m.If(asks):
-                    next_row()
+                    turn(m, nest)
                     with m.If(asking.last):
-                        m.next = "INPUT"
-            matrix("INPUT", 0, x_tile, "HIDDEN")  # asks for dW_ih
-            matrix("HIDDEN", c.x_tiles, h_tile, "FLUSH")  # asks for dW_hh
+                        m.next = matrices[0].name.upper()
+            for place, section in enumerate(matrices):  # asks for dW_ih and dW_hh
+                asks_matrix(section, matrices[place + 1].name.upper() if matrices[place + 1 :] else "FLUSH")
             with m.State("FLUSH"):  # until everything asked for has left, and all is cleared
                 with m.If(flushed):
                     m.d.comb += finished.eq(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Mux, Signal, Value
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -41,11 +41,16 @@ class CreditCounter(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        count, next_count = Signal(bits_for(self.most)), Signal(bits_for(self.most))
-        m.d.comb += next_count.eq(count + (self.each * self.acquire) - self.release)
+        count = Signal(bits_for(self.most))
+
+        def fits(taken: int) -> Value:
+            return count <= self.limit - self.at_once - taken
+
+        # compared with the count at hand, and chosen by what comes late in the cycle
+        acquired = Mux(self.release, fits(self.each - 1), fits(self.each))
         m.d.sync += [
-            count.eq(next_count),
-            self.available.eq(next_count + self.at_once <= self.limit),
-            self.idle.eq(next_count == 0),
+            count.eq(count + (self.each * self.acquire) - self.release),
+            self.available.eq(Mux(self.acquire, acquired, Mux(self.release, fits(-1), fits(0)))),
+            self.idle.eq(~self.acquire & Mux(self.release, count == 1, count == 0)),
         ]
         return m

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from gradsieve.hw.array.array_sequencer import ArraySequencer
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import job_layout
 from gradsieve.hw.lib.stream_memory import write_layout
@@ -116,6 +117,8 @@ async def one_run(bench: Bench, column_mask: bool, stall: str) -> None:
     everything = [j for batch in expected for j in batch]
     bench.scoreboard.sequence("job", jobs.values, everything)
     bench.scoreboard.sequence("input job", input_jobs.values, [j for j in everything if j["dataflow"]])
+    if stall == "none":
+        bench.scoreboard.equal("latency", jobs.cycles[0] - steps.sent[0], ArraySequencer.latency)
     bench.scoreboard.equal("pulses of done", len(pulses.cycles["done"]), 1)
     top = tops(c)
     _sample({"H": fit(run["H"], c.R, top["H"]), "I": fit(run["I"], c.R, top["I"]), "stalled": stall != "none"})

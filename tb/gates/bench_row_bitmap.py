@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradsieve.hw.config import BITMAP_WORD
+from gradsieve.hw.gates.row_bitmap import RowBitmapBuilder
 from gradsieve.hw.layouts import gate_rows_layout, sieved_rows_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.stream_memory import write_layout
@@ -91,6 +92,8 @@ async def tiles(bench: Bench, idle: str, stall: str) -> None:
         per_tile = 4 * run["H"] // rate
         spans = [sieved.sent[(n + 1) * per_tile - 1] - sieved.sent[n * per_tile] for n in range(4)]
         bench.scoreboard.equal("a group a cycle", set(spans), {per_tile - 1})
+        latencies = [end - sieved.sent[(n + 1) * per_tile - 1] for n, end in enumerate(done.cycles["done"])]
+        bench.scoreboard.equal("latency", set(latencies), {RowBitmapBuilder.latency})
 
 
 def _fit(size: int) -> str:

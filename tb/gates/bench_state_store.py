@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from gradsieve.hw.gates.state_store import StateStore
 from gradsieve.hw.layouts import lanes_layout, state_layout
-from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
+from gradsieve.hw.lib.stream_memory import write_layout
 from gradsieve.tb.coverage import CORNERS, corner, cover
 from gradsieve.tb.environment import Bench, test
 
@@ -43,5 +44,5 @@ async def writes_and_reads(bench: Bench) -> None:
         _sample({"stalled": stall != "none"})
         if stall == "none":
             latencies = {b - a for a, b in zip(request.sent, state.cycles, strict=True)}
-            bench.scoreboard.equal("latency", latencies, {StreamMemory.latency})
+            bench.scoreboard.equal("latency", latencies, {StateStore.latency})
             bench.scoreboard.equal("a request a cycle", request.sent[-1] - request.sent[0], len(order) - 1)

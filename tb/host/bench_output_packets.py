@@ -7,8 +7,8 @@ from typing import Any
 from gradsieve.hw.config import BITMAP_WORD
 from gradsieve.hw.host.output_packets import OutputPackets
 from gradsieve.hw.host.packing import beat_layout
-from gradsieve.hw.layouts import EXACT_BITS, SHORT_BITS, group_elements, group_layout, lanes_layout, state_layout
-from gradsieve.hw.packets import STATISTICS_WORDS
+from gradsieve.hw.layouts import group_elements, group_layout, lanes_layout, state_layout
+from gradsieve.hw.packets import EXACT_BITS, SHORT_BITS, STATISTICS_WORDS
 from gradsieve.tb.coverage import cover, fit, fits
 from gradsieve.tb.environment import Bench, config, test
 from gradsieve.tb.run_values import draw_run, set_run, tops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain, repeat
 from typing import Any
 
 from gradsieve.hw.host.packet_closer import PacketCloser, closed_beat_layout
@@ -92,3 +93,28 @@ async def cut_off(bench: Bench) -> None:
         bench.scoreboard.equal("closing beat", out[count:], closing)
         bench.scoreboard.equal("open afterwards", bench.get("open"), 0)
         _sample({"open": was_open, "offered": offered})
+
+
+@test
+async def cut_off_again(bench: Bench) -> None:
+    """A second `clear` in any cycle behind a first one that cut a packet off: there is still one closing beat."""
+    width = bench.config.stream_width
+    beat = {"data": bench.rng.getrandbits(width), "last": 0}
+    for stalled in range(6):  # cycles in which the beat waits that was offered at the first `clear`
+        for gap in range(1, 9):
+            bench.fresh()
+            source = bench.source("beats", beat_layout(width), "none")
+            sink = bench.sink("closed", closed_beat_layout(width), "none")
+            sink.stall = chain(repeat(True, stalled + 3), repeat(False))
+            source.send([beat])
+            await bench.run_for(2)
+            for _ in range(2):
+                bench.set(clear=1)
+                await bench.run_for(1)
+                bench.set(clear=0)
+                await bench.run_for(gap - 1)
+            await bench.run_for(20)
+            closing = {"data": 0, "keep": 0, "last": 1}
+            due = [{**beat, "keep": (1 << width // 8) - 1}, closing]
+            bench.scoreboard.sequence(f"beat, stalled {stalled}, {gap} apart", sink.values, due)
+            bench.scoreboard.equal("open afterwards", bench.get("open"), 0)

@@ -13,14 +13,13 @@ from gradsieve.hw.formats import FixedPoint
 from gradsieve.hw.gates.bias_gradient import BiasGradientAccumulator
 from gradsieve.hw.host.readout import WeightGradientReadout
 from gradsieve.hw.layouts import (
-    EXACT_BITS,
-    SHORT_BITS,
     gradient_word_layout,
     group_elements,
     group_layout,
     read_mode_layout,
 )
 from gradsieve.hw.lib.arithmetic import bits_for
+from gradsieve.hw.packets import EXACT_BITS, SHORT_BITS
 from gradsieve.tb.coverage import cover
 from gradsieve.tb.environment import Bench, config, test
 from gradsieve.tb.layout import Format

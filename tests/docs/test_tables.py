@@ -30,7 +30,6 @@ GIVEN = {
     "| kind | name | payload |": "kinds of frames",
     "| status | name | meaning |": "values of a byte",
     "| | |": "sizes that the link has by its design",
-    "| kind | name | when | sections |": "kinds of packets",
 }
 """Beginnings of tables whose figures are not results, and what they are."""
 
@@ -206,6 +205,8 @@ def test_what_was_aimed_at_was_reached_but_for_one(study: str) -> None:
         ("demo of demo: gradsieve", "measurement demo: 'gradsieve' is no command of gradsieve"),
         ("demo of gradsieve demo", "must read NAME: gradsieve VERB ARGUMENTS, got 'gradsieve demo'"),
         ("demos of demo: gradsieve demo", "a table must be one of bench, demo, .*, got 'demos'"),
+        ("latencies of demo: gradsieve demo", "a table must be one of bench, demo, .*, got 'latencies'"),
+        ("demo of the code", "a table must be one of latencies, .*, got 'demo'"),
     ],
 )
 def test_a_mark_that_says_nothing_is_refused(mark: str, message: str) -> None:

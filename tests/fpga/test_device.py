@@ -161,7 +161,7 @@ def test_packet_of_unknown_kind(device: Device) -> None:
 def test_packet_of_wrong_length(device: Device, kind: str, beats: int) -> None:
     weights, tape, _, _ = case()
     packets = device.set_sizes(*SIZES)
-    tiles = packets.x_tiles + packets.h_tiles
+    tiles = packets.of_run.x_tiles + packets.of_run.h_tiles
     packet = {
         "weights": lambda: packets.weights(weights)[1],
         "tape": lambda: packets.tape(tape),

@@ -26,7 +26,8 @@ def imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in tree.body:  # not under TYPE_CHECKING, and not in functions
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("gradsieve."):
-            found.add(node.module.removeprefix("gradsieve."))
+            module = node.module.removeprefix("gradsieve.")
+            found |= {f"hw.{alias.name}" for alias in node.names} if module == "hw" else {module}
     return found
 
 

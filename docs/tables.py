@@ -56,7 +56,7 @@ SOURCE = re.compile(r"\s*(?P<name>\w+): (?P<command>\S.*)")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A command, by the words behind `gradsieve`, and the name of what it wrote."""
+    """A command, by the words after `gradsieve`, and the name of what it wrote."""
 
     name: str
     arguments: tuple[str, ...]

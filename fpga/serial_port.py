@@ -12,12 +12,11 @@ import numpy as np
 import serial
 from serial.tools import list_ports
 
-from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.errors import DeviceError, StalledError
 from gradsieve.fpga.link.protocol import NO_ANSWER, READ_ANSWER, READS_MAX, WRITE, Kind, Response, Status
 from gradsieve.fpga.link.session import Pending, Port, Session, Statistics
 from gradsieve.fpga.packets import Bytes
 from gradsieve.fpga.transport import Transport
-from gradsieve.hw.host.registers import BY_NAME, IDENTITY, ErrorCode
 
 BAUD = 3_000_000
 """The fastest that the USB adapters of common boards can."""
@@ -30,13 +29,15 @@ READ_SECONDS = 0.01
 QUICK_POLLS = 8
 """Polls for a result, each as long as a round trip, before pauses are made between them."""
 
+_REMEDY = ": reconnect() brings link and engine back"
+
 
 class SerialTransport(Transport):
     """An engine behind a serial port.
 
-    `port` is a name or URL that pyserial opens, or an open port.  Making it begins a session within `silence` seconds
-    and brings the engine to a clean state; so does `reconnect`, after any DeviceError of a session.  A DeviceError
-    says which of these it is: no such port, no permission, in use, no board, unplugged, reset, an engine that hangs.
+    `port` is a name or URL that pyserial opens, or an open port.  Making it begins a session within `silence` seconds;
+    so does `reconnect`, after any DeviceError of a session.  A DeviceError says which of these it is: no such port, no
+    permission, in use, no board, unplugged, reset, an engine that hangs (for `patience` seconds: a StalledError).
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class SerialTransport(Transport):
         self._clock = clock
         self._session = Session(_open(port, baud, silence), self.name, baud, silence, clock)
         self._chunks: deque[tuple[bytes, bool]] = deque()
-        """Bytes that came before they were asked for, and whether a packet ends behind them."""
+        """Bytes that came before they were asked for, and whether a packet ends after them."""
         self._broken = False
         try:
             self._begin()
@@ -66,10 +67,7 @@ class SerialTransport(Transport):
         return self._session.statistics
 
     def reconnect(self) -> None:
-        """Open the port again, begin a new session, and bring the engine to a clean state.
-
-        What the host believes of the engine is void: go on with `Device.soft_reset()`, or with a new Device.
-        """
+        """Open the port again and begin a new session.  `Device.reconnect` does this and cleans the engine too."""
         with contextlib.suppress(OSError):
             self._session.port.close()
         _reopen(self._session.port, self.name)
@@ -117,6 +115,12 @@ class SerialTransport(Transport):
         self.statistics.exchange_seconds += self.statistics.seconds - before
         return received
 
+    def discard(self) -> bool:
+        came = bool(self._chunks)
+        self._chunks.clear()
+        answer = _accepted(self._session.ask(Kind.RECEIVE, *_most(self._session.payload_max)))
+        return came or bool(answer.payload or answer.last or answer.available)
+
     def _stream(self, packet: bytes, size: int, await_packet: bool = True) -> Bytes:
         """Send `packet` until the engine has taken it, and take one of at most `size` bytes if `await_packet`."""
         if self._broken:
@@ -125,46 +129,17 @@ class SerialTransport(Transport):
         self._broken = True
         try:
             received = _Transfer(self._session, self._chunks, packet, size, await_packet).run(self.patience)
-        except _Stall as stall:
-            raise self._hangs(stall) from None
         finally:
             self.statistics.seconds += self._clock() - start
         self._broken = False
         return received
-
-    def _hangs(self, stall: _Stall) -> DeviceError:
-        status = BY_NAME["STATUS"]
-        error = status.field("error")
-        code = self.read_register(status.offset) >> error.lsb & ((1 << error.width) - 1)
-        reason = f"; it reports {ErrorCode(code).name} (code {code})" if code else ""
-        return DeviceError(f"{stall}{reason}: reconnect() brings link and engine back")
 
     # sessions
 
     def _begin(self) -> None:
         self._chunks.clear()
         self._session.begin()
-        if self.read_register(BY_NAME["ID"].offset) == IDENTITY:
-            self._clean_engine()
         self._broken = False
-
-    def _clean_engine(self) -> None:
-        """Soft reset, and all that the engine still has to say thrown away, to the end of an open packet."""
-        control, status = BY_NAME["CONTROL"], BY_NAME["STATUS"]
-        word = sum(1 << control.field(name).lsb for name in ("soft_reset", "resync"))
-        self.write_register(control.offset, word)
-        start = self._clock()
-        while True:
-            is_open = self.read_register(status.offset) >> status.field("output_open").lsb & 1
-            answer = _accepted(self._session.ask(Kind.RECEIVE, *_most(self._session.payload_max)))
-            if not (is_open or answer.payload or answer.last or answer.available):
-                return
-            if self._clock() - start > self.patience:
-                raise DeviceError(f"the engine on {self.name} is not quiet after a soft reset: reset the board")
-
-
-class _Stall(Exception):
-    """No byte moves, or too many do; the message says after how many."""
 
 
 class _Transfer:
@@ -182,7 +157,7 @@ class _Transfer:
         self.moved_at = session.clock()
 
     def run(self, patience: float) -> Bytes:
-        """The packet that came.  Raises _Stall after `patience` seconds in which nothing moved."""
+        """The packet that came.  Raises StalledError after `patience` seconds in which nothing moved."""
         session, clock = self.session, self.session.clock
         self._collect()
         while not (self.ended and self.taken and session.idle):
@@ -194,9 +169,10 @@ class _Transfer:
             if waiting and self.empty_polls:
                 session.statistics.waiting_seconds += clock() - start
             if clock() - self.moved_at > patience:
-                raise _Stall(
+                raise StalledError(
                     f"the engine on {session.name} has neither taken nor given a byte for {patience:.1f} s, after "
-                    f"{self.acknowledged} of {len(self.packet)} bytes were sent and {len(self.received)} taken"
+                    f"{self.acknowledged} of {len(self.packet)} bytes were sent and {len(self.received)} taken",
+                    _REMEDY,
                 )
         return np.frombuffer(bytes(self.received), np.uint8)
 
@@ -241,7 +217,9 @@ class _Transfer:
             part, self.ended = self.chunks.popleft()
             self.received += part
             if len(self.received) > self.size:
-                raise _Stall(f"the engine on {self.session.name} sent more than the {self.size} bytes that were due")
+                raise StalledError(
+                    f"the engine on {self.session.name} sent more than the {self.size} bytes that were due", _REMEDY
+                )
 
 
 def _most(size: int) -> tuple[bytes, int]:

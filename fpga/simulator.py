@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradsieve.fpga.errors import DeviceError
+from gradsieve.fpga.errors import DeviceError, StalledError
 from gradsieve.fpga.packets import Bytes
 from gradsieve.fpga.transport import Transport
 from gradsieve.fpga.verilated import load
@@ -15,6 +15,10 @@ from gradsieve.hw.config import EngineConfig
 
 QUIET_CYCLES = 2_000_000
 """Cycles without any beat after which a transfer has failed: more than the longest time between two beats of a run."""
+DISCARD_BYTES = 1 << 16
+"""Thrown away at once."""
+DISCARD_CYCLES = 100
+"""Cycles without a beat after which there is nothing more to throw away: more than an open packet's beats are apart."""
 
 
 class Simulator(Transport):
@@ -68,9 +72,27 @@ class Simulator(Transport):
 
     def stream(self, packet: Bytes, size: int, end_packet: bool = True, await_packet: bool = True) -> Bytes:
         """Send `packet` (without TLAST if not `end_packet`) and take one of at most `size` bytes if `await_packet`."""
+        status, sent, out = self._move(packet, size, end_packet, await_packet, self.quiet_cycles)
+        if status == 1:
+            raise StalledError(
+                f"no beat moved for {self.quiet_cycles} cycles after {sent} of {len(packet)} bytes were sent "
+                f"and {len(out)} taken"
+            )
+        if status == 2:
+            raise StalledError(f"the engine sent more than the {size} bytes that were due")
+        return out
+
+    def discard(self) -> bool:
+        status, _, out = self._move(np.empty(0, np.uint8), DISCARD_BYTES, True, True, DISCARD_CYCLES)
+        return status != 1 or len(out) > 0
+
+    def _move(
+        self, packet: Bytes, size: int, end_packet: bool, await_packet: bool, quiet_cycles: int
+    ) -> tuple[int, int, Bytes]:
+        """What came of it (1: no beat for `quiet_cycles`, 2: over `size`), the bytes sent and those taken."""
         sent, received, ended = ctypes.c_size_t(), ctypes.c_size_t(), ctypes.c_int()
         out = np.empty(size, np.uint8)
-        status = self._library.simulator_stream(
+        status: int = self._library.simulator_stream(
             self._engine,
             packet.tobytes(),
             len(packet),
@@ -78,19 +100,15 @@ class Simulator(Transport):
             out.ctypes.data,
             size,
             await_packet,
-            self.quiet_cycles,
+            quiet_cycles,
             ctypes.byref(sent),
             ctypes.byref(received),
             ctypes.byref(ended),
         )
-        if status == 1:
-            raise DeviceError(
-                f"no beat moved for {self.quiet_cycles} cycles after {sent.value} of {len(packet)} bytes were sent "
-                f"and {received.value} taken"
-            )
-        if status == 2:
-            raise DeviceError(f"the engine sent more than the {size} bytes that were due")
-        return out[: received.value]
+        return status, sent.value, out[: received.value]
+
+    def reconnect(self) -> None:
+        """Nothing: the way to an engine in this process does not break."""
 
     def close(self) -> None:
         if self._engine is not None:

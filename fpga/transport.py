@@ -9,7 +9,10 @@ from gradsieve.fpga.packets import Bytes
 
 
 class Transport(ABC):
-    """Registers and packets of one engine.  Every method raises DeviceError when the engine does not answer."""
+    """Registers and packets of one engine; what they mean is the driver's business.
+
+    Every method raises DeviceError when the engine does not answer, StalledError when a packet does not move.
+    """
 
     @abstractmethod
     def write_register(self, address: int, value: int) -> None:
@@ -34,6 +37,14 @@ class Transport(ABC):
     @abstractmethod
     def exchange(self, packet: Bytes, size: int) -> Bytes:
         """Send one packet and take one of at most `size` bytes, both at once."""
+
+    @abstractmethod
+    def discard(self) -> bool:
+        """Throw away what the engine gives by now; whether there was anything, be it the end of a packet alone."""
+
+    @abstractmethod
+    def reconnect(self) -> None:
+        """Begin anew after a DeviceError.  The engine keeps its state."""
 
     @abstractmethod
     def close(self) -> None:

@@ -39,7 +39,7 @@ class Wrapper:
     """The C++ file that gives a Verilated design its C interface.
 
     `name` is that of the cache and of the library; in upper case also of the macro that is the Verilated class (with
-    `_HEADER` behind it: its header).  `headers` are the files beside `source` that it includes.
+    `_HEADER` after it: its header).  `headers` are the files beside `source` that it includes.
     """
 
     name: str

@@ -159,13 +159,11 @@ async def accumulation(bench: Bench) -> None:
                 rounded, count = requantize(exact, form.fraction, short)
                 saturated += count
                 bench.scoreboard.tensors(f"{name} at fraction {fraction}", actual, rounded)
-            await host.idle()
             bench.scoreboard.equal("SATURATED_READ", await host.read("SATURATED_READ"), saturated)
         for what, values in (("kept", total), ("cleared", [0 * t for t in total])):
             read = await host.read_gradients()
             for name, actual, value in zip(("dW_ih", "dW_hh", "db"), read, values, strict=True):
                 bench.scoreboard.tensors(f"{what} {name}", actual, value)
-            await host.idle()
             bench.scoreboard.equal("TERMS after a read that clears", await host.read("TERMS"), 0)
 
 
@@ -253,6 +251,5 @@ async def hard_reset(bench: Bench) -> None:
         await ClockCycles(bench.dut.clk, bench.rng.randint(1, 3))
         bench.dut.rst.value = 0
         await ClockCycles(bench.dut.clk, 1)
-        while not host.sink.empty():
-            host.sink.recv_nowait()
+        host.discard()
         await host.run(draw_case(bench), what="after the reset")

@@ -162,7 +162,7 @@ class Responder:
         self.request = bench.sink(request, shapes[0], bench.pattern() if bench.slow else "none")
         self.word = bench.source(word, shapes[1], bench.pattern() if bench.slow else "none")
         self.read, self.answered = read, 0
-        # behind both: a word queued now is offered after the next edge
+        # after both: a word queued now is offered after the next edge
         bench.steps.append(self.step)
 
     def step(self, cycle: int) -> None:

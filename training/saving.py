@@ -12,7 +12,7 @@ from gradsieve.training.methods.sieves import METHODS
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 
 _KIND = "gradsieve"
-"""The key that marks a plain value; behind it is the name of what it was."""
+"""The key that marks a plain value; after it comes the name of what it was."""
 
 
 def to_plain(value: Any) -> Any:

@@ -57,7 +57,7 @@ class BeatAssembler(wiring.Component):
 
 
 class BeatSplitter(wiring.Component):
-    """Beats to the bytes that TKEEP names, one a cycle; behind the last byte of a packet comes a word with `end`.
+    """Beats to the bytes that TKEEP names, one a cycle; after the last byte of a packet comes a word with `end`.
 
     So the closing beat of a packet that was cut off, which has no bytes, still gives its end.
     """

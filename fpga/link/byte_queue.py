@@ -16,7 +16,7 @@ class ByteQueue(wiring.Component):
     """A queue of `depth` words, a power of two; takes and gives a word each 2 cycles, 5 cycles after its commit.
 
     Words that were written since the last `commit` cannot be read yet, and `rollback` takes them back, but not in the
-    cycle behind a commit.  A word that is written in the cycle of a commit is part of it.  `free` counts room, and
+    cycle after a commit.  A word that is written in the cycle of a commit is part of it.  `free` counts room, and
     `available` committed words that have not been read; both come from registers: they are some cycles late.
     """
 
@@ -58,7 +58,7 @@ class ByteQueue(wiring.Component):
             m.d.sync += [self.read.valid.eq(memory.word.valid), self.read.payload.eq(memory.word.payload)]
         with m.Elif(self.read.ready):
             m.d.sync += [self.read.valid.eq(0), read.eq(read + 1)]
-        # from a register: writers hang much logic on it; in the cycle behind a write it could not know of that one
+        # from a register: writers hang much logic on it; in the cycle after a write it could not know of that one
         m.d.sync += self.write.ready.eq(~used[-1] & ~memory.write.valid)
         m.d.sync += [commit.eq(self.commit), self.free.eq(self.depth - used), self.available.eq(ready)]
         with m.If(self.rollback):

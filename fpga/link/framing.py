@@ -18,7 +18,7 @@ from gradsieve.hw.lib.flow import Flow
 
 
 def word_layout() -> data.StructLayout:
-    """A byte, or (`end`) what stands behind the last byte of a frame or packet."""
+    """A byte, or (`end`) what comes after the last byte of a frame or packet."""
     return data.StructLayout({"data": DATA_BITS, "end": 1})
 
 
@@ -82,7 +82,7 @@ class Deframer(wiring.Component):
         m.submodules.crc = check = SerialCrc()
         shortest = REQUEST_HEADER + CRC_BYTES
         count, escaped, bad, begun = Signal(range(shortest + 1)), Signal(), Signal(), Signal()
-        # the last four bytes wait here: behind them may be the flag that makes them the CRC
+        # the last four bytes wait here: after them may come the flag that makes them the CRC
         waiting = [Signal(DATA_BITS, name=f"waiting_{n}", reset_less=True) for n in range(CRC_BYTES)]
         byte, is_flag, is_escape = Signal(DATA_BITS), Signal(), Signal()
         m.d.comb += [
@@ -167,7 +167,7 @@ class Framer(wiring.Component):
                         m.next = "TAKE"
                         with m.If(in_crc & (index == 0)):
                             m.next = "CLOSE"
-            with m.State("CLOSE"):  # a flag behind the CRC
+            with m.State("CLOSE"):  # a flag after the CRC
                 m.d.comb += [self.bytes.payload.eq(FLAG), self.bytes.valid.eq(1)]
                 with m.If(self.bytes.ready):
                     m.next = "OPEN"

@@ -60,7 +60,7 @@ class Operation(wiring.Component):
 
 
 class HelloOperation(Operation):
-    """Answers what the host must know of the device, and the request's own bytes behind it."""
+    """Answers what the host must know of the device, and the request's own bytes after it."""
 
     def __init__(self, constants: bytes) -> None:
         self.constants = constants

@@ -83,7 +83,7 @@ class RequestProcessor(wiring.Component):
         self.asked, self.sequence, self.kind = (Signal(DATA_BITS, reset_less=True) for _ in range(3))
         self.outcome = Signal(_Outcome, reset_less=True)
         self.status, self.last = Signal(Status, reset_less=True), Signal(reset_less=True)
-        # what it is judged by, from registers: two cycles behind its sequence number
+        # what it is judged by, from registers: two cycles after its sequence number
         self.known, self.in_order, self.recent = (Signal(reset_less=True) for _ in range(3))
         behind = Signal(DATA_BITS, reset_less=True)
         m.submodules.answers = self.store = store = AnswerStore()

@@ -257,7 +257,7 @@ class Session:
             )
         self._heard = self.clock()
         if response.status == Status.OUT_OF_SEQUENCE:
-            # the device says so once: whatever is in flight behind the missing frame is lost too
+            # the device says so once: whatever is in flight after the missing frame is lost too
             if any(p.sequence == response.sequence for p in self._pending):
                 self._go_back(response.sequence)
             return

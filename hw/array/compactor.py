@@ -195,7 +195,7 @@ class Compactor(wiring.Component):
         m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
         wiring.connect(m, entries.r_stream, next_entry.source)
         groups = [current.bits[n : n + GROUP] for n in range(0, BITMAP_WORD, GROUP)]
-        # known ahead, from registers: the group to take, those behind it, and whether there are none
+        # known ahead, from registers: the group to take, those after it, and whether there are none
         chosen, rest, word_done = Signal(BITMAP_WORD // GROUP), Signal(BITMAP_WORD // GROUP), Signal()
         group_taken = Signal()
         m.d.comb += [

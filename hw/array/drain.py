@@ -85,7 +85,7 @@ class Drain(wiring.Component):
             *[getattr(next_job.source.payload, n).eq(getattr(queued, n)) for n in ("hidden", "ends_hidden", "columns")],
             next_job.source.payload.base.eq(queued.batch_tile * c.max_H + queued.first_column),
         ]
-        # the queue may be a block memory, whose words come late in the cycle; and the stall ends behind it
+        # the queue may be a block memory, whose words come late in the cycle; and the stall ends after it
         m.submodules.next_row = next_row = ForwardRegister(row_layout)
         wiring.connect(m, rows.r_stream, next_row.source)
         m.submodules.row_slice = row_slice = RegisterSlice(row_layout)

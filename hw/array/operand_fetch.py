@@ -37,9 +37,9 @@ class OperandFetch(wiring.Component):
     Once asked for, an index stops nowhere.  So indices wait before: the first one of a gradient job for
     `inputs_loaded`, the last one of an error job for `drain_ready`, and then it announces its tile on `drain_jobs`; a
     job with `fence` until all older dW words are written back.  `inputs_taken` comes a cycle before the first operand
-    of a gradient job, and STORE_LATENCY cycles behind `inputs_loaded` at the earliest.  `latency` cycles from an
+    of a gradient job, and STORE_LATENCY cycles after `inputs_loaded` at the earliest.  `latency` cycles from an
     index to its operand.  `drain_jobs`, and what is counted (`busy`, `streamed`, `macs` and the stalls), come a cycle
-    behind the index.
+    after the index.
     """
 
     asking = 2 * RegisterSlice.latency

@@ -215,7 +215,7 @@ class GateGradientUnit(wiring.Component):
                 minuends.append(Const(0))
 
         def in_phase(choices: list[Value], delay: int) -> Value:
-            """The choice of the product that is `delay` cycles behind its issue."""
+            """The choice of the product that is `delay` cycles after its issue."""
             result = choices[0]
             for slot, choice in enumerate(choices[1:], 1):
                 result = Mux(phase == (slot + delay) % self.period, choice, result)

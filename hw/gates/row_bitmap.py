@@ -76,7 +76,7 @@ class RowBitmapBuilder(wiring.Component):
             self.sieve_saturated.payload.eq(payload.saturated),
             next_word.eq(word | Cat(*[payload.kept & h.replicate(rate) for h in here])),
         ]
-        # settled before `done`, which comes behind four words of counts
+        # settled before `done`, which comes after four words of counts
         m.d.sync += [
             self.rows_kept.eq(sum(rows[1:], start=rows[0])),
             self.elements_kept.eq(sum(elements[1:], start=elements[0])),

@@ -93,7 +93,7 @@ class Controller(wiring.Component):
         bad_read = ~self._field("READ_MODE", "exact") & (self._field("READ_MODE", "fraction") > largest_fraction)
 
         refused = Signal(Shape.cast(ErrorCode))
-        # what a start or a read would be refused for, from registers: their command is a cycle behind its registers
+        # what a start or a read would be refused for, from registers: their command comes a cycle after its registers
         no_start, no_read = Signal.like(refused), Signal.like(refused)
         m.d.sync += [
             no_start.eq(Mux(too_many_terms, ErrorCode.TOO_MANY_TERMS, ErrorCode.NONE)),

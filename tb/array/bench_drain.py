@@ -129,7 +129,7 @@ async def tiles(bench: Bench) -> None:
         bench.scoreboard.sequence("dx", dx.values, expected_dx)
         bench.scoreboard.sequence("hidden write", hidden.values, expected_hidden)
         bench.scoreboard.equal("saturations", sum(saturated.values), count)
-        # the pulse comes with or behind the last write, and before the next tile's first
+        # the pulse comes with or after the last write, and before the next tile's first
         bench.scoreboard.equal("pulses of hidden_done", len(dones), len(expected_dones))
         for seen, due in zip(dones, expected_dones, strict=False):
             bench.scoreboard.equal("rows of h written at hidden_done", due - 1 <= seen <= due, True)

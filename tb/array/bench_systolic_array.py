@@ -143,7 +143,7 @@ async def run(bench: Bench, tiles: int, gap: float) -> None:
         schedule.tile(rng.random() < 0.5, rng.choice((1, rng.randint(1, c.R), rng.randint(c.R, 3 * c.R + 4))), gap)
     operands.send(schedule.operands)
     inputs.send(schedule.inputs)
-    # a word queued now is offered after the next edge, and sampled at the one behind
+    # a word queued now is offered after the next edge, and sampled at the one after that
     origin = bench.cycle + 2
     words = Words(bench, schedule, origin)
     await bench.run_for(len(schedule.operands) + 4 * (c.R + c.C) + 20)

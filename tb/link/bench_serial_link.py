@@ -170,7 +170,7 @@ class Link:
         await self.bench.run(lambda: self.uart.quiet and self.from_engine.done)
 
     async def ask(self, *requests: tuple[int, int, int, bytes, bool]) -> list[Response]:
-        """Send requests, at once behind each other; the answers must be the model's."""
+        """Send requests, at once after each other; the answers must be the model's."""
         due = []
         for session, sequence, kind, payload, last in requests:
             self.uart.send(request(session, sequence, kind, payload, last))  # type: ignore[arg-type]
@@ -235,7 +235,7 @@ def draw(bench: Bench, link: Link) -> tuple[int, bytes, bool]:
 
 @test
 async def requests(bench: Bench) -> None:
-    """Sessions of random requests: new ones, repeated ones, ones behind a gap, ones of other sessions."""
+    """Sessions of random requests: new ones, repeated ones, ones after a gap, ones of other sessions."""
     rng = bench.rng
     for stall in ("none", "half") * bench.rounds:
         link = await Link.start(bench, stall)

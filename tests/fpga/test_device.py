@@ -292,6 +292,19 @@ def test_hard_reset_in_the_middle_of_a_run(device: Device) -> None:
     clean_run(Device(CONFIG, simulator(device)))
 
 
+def test_a_new_device_finds_a_clean_engine(device: Device) -> None:
+    """The host before it went while a packet was on its way out, and another on its way in."""
+    weights, _, _, _ = case()
+    packets = device.set_sizes(*SIZES)
+    simulator(device).stream(packets.weights(weights)[0][:16], 0, end_packet=False, await_packet=False)
+    device.command("read")
+    simulator(device).wait(100)
+    assert device.field("STATUS", "output_open") and device.field("STATUS", "input_open")
+    new = Device(CONFIG, simulator(device))
+    assert new.read("STATUS") == 0
+    clean_run(new)
+
+
 def test_wrong_config_is_refused(devices: Callable[[EngineConfig], Device]) -> None:
     other = EngineConfig(**{**CONFIG.model_dump(mode="python"), "max_T": 5})
     with pytest.raises(DeviceError, match=CONFIG.digest):

@@ -103,7 +103,7 @@ def test_a_gap_is_told_once(line: Line) -> None:
     (answer,) = line.answers(*later)
     assert (answer.status, answer.sequence) == (Status.OUT_OF_SEQUENCE, 0)
     assert writes(line, 0) == 0
-    # behind the frame that was missing, a new gap is told again
+    # after the frame that was missing, a new gap is told again
     (answer,) = line.answers(request(SESSION, 200, Kind.RECEIVE, b"\0\0"))
     assert (answer.status, answer.sequence) == (Status.OUT_OF_SEQUENCE, 1)
     assert [a.sequence for a in line.answers(*later)] == [1, 2, 3]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from gradsieve.fpga import steps
 from gradsieve.fpga.device import Device
 from gradsieve.fpga.errors import DeviceError
 from gradsieve.fpga.packets import Bytes
@@ -108,8 +109,7 @@ def test_a_host_reconnects_in_the_middle_of_a_run(port: BoardPort, fault: str) -
     with pytest.raises(DeviceError):
         host.exchange(half, 1 << 20)
     port.unplug_at = None
-    host.reconnect()
-    device.soft_reset()
+    device.reconnect()
     check(device, 5)
 
 
@@ -117,10 +117,9 @@ def test_an_engine_error_is_part_of_the_message(port: BoardPort) -> None:
     host = transport(port, patience=0.1)
     device = Device(CONFIG, host)
     half = run_without_end(device)
-    with pytest.raises(DeviceError, match=r"it reports PACKET_LENGTH \(code 3\): reconnect\(\) brings"):
-        host.exchange(half, 1 << 20)
-    host.reconnect()
-    device.soft_reset()
+    with pytest.raises(DeviceError, match=r" taken; it reports PACKET_LENGTH \(code 3\): reconnect\(\) brings"):
+        device.perform(steps.exchange(half, 1 << 20))
+    device.reconnect()
     check(device, 6)
 
 

@@ -61,7 +61,7 @@ def test_packets_of_all_lengths_come_back(port: BoardPort, beats: int) -> None:
     assert host.statistics.retransmitted == 0
 
 
-def test_packets_that_wait_behind_each_other(port: BoardPort) -> None:
+def test_packets_that_wait_for_each_other(port: BoardPort) -> None:
     host, rng = transport(port), random.Random(1)
     packets = [packet(rng, n) for n in (1, 30, 2, 90, 1)]
     for data in packets:

@@ -12,7 +12,7 @@ from amaranth.hdl import Module
 from amaranth.lib import wiring
 from amaranth.lib.wiring import Out
 
-import gradsieve.hw.core
+import gradsieve.hw.array.array_path
 import gradsieve.hw.engine
 from gradsieve.fpga.device import Device
 from gradsieve.fpga.packets import Bytes
@@ -89,7 +89,7 @@ class LosingCompactor(wiring.Component):
 
 
 def test_row_lost_in_the_compactor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gradsieve.hw.core, "Compactor", LosingCompactor)
+    monkeypatch.setattr(gradsieve.hw.array.array_path, "Compactor", LosingCompactor)
     verilog = tmp_path / "mutated.v"
     verilog.write_text(component_verilog(gradsieve.hw.engine.Engine(CONFIG), top_name(CONFIG)))
     with Device(CONFIG, Simulator(CONFIG, verilog)) as device:

@@ -118,7 +118,7 @@ class Contract:
         return y
 
     def run(self) -> Gradients:
-        """All of section 3, t from last to first."""
+        """The whole page, t from last to first."""
         H, I, B, T = self.H, self.I, self.B, self.T
         grad, weight = self.formats.gradient, self.formats.weight
         batch_tiles = [list(range(b, min(b + self.c, B))) for b in range(0, B, self.c)]

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from gradsieve.cli.application import main
 from gradsieve.fpga.boards.registry import BOARDS
 from gradsieve.fpga.toolchain.critical_path import CriticalPath
 from gradsieve.fpga.toolchain.report import BuildReport, Resource, Seed
+from tests.waiting import until
 
 CLOCK = "$glbnet$engine_clock"
 
@@ -127,28 +127,27 @@ def test_bad_input_is_one_line(
 def test_terminated_it_takes_its_tools_along(tmp_path: Path) -> None:
     env = {**os.environ, "GRADSIEVE_BUILD": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "gradsieve", "build", "--board", "ulx3s", "--preset", "tiny", "-o", str(tmp_path)]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True, start_new_session=True)
-    assert process.stderr is not None
+    process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL, start_new_session=True)
     try:
-        for line in process.stderr:
-            if "synthesis" in line:
-                break
-        time.sleep(1)  # Yosys starts
+        logs = (tmp_path / "cache").rglob
+        until(lambda: any(log.stat().st_size for log in logs("yosys.log")), "the first words of Yosys")
         process.terminate()
         assert process.wait(timeout=20) == 128 + signal.SIGTERM
-        for _ in range(50):
-            time.sleep(0.1)
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                break
-        else:
-            pytest.fail("a tool is still running")
+        until(lambda: not _is_there(process.pid), "the end of all tools", seconds=20)
         assert not list((tmp_path / "cache").rglob("top.json"))
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def _is_there(group: int) -> bool:
+    """Whether a process of the group runs."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_help_lists_every_board(capsys: pytest.CaptureFixture[str]) -> None:

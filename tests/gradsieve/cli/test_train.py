@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from gradsieve.cli.application import main
 from gradsieve.cli.train import settings_of
 from gradsieve.training.errors import SettingsError
 from gradsieve.training.reports.report import read_result
+from tests.waiting import until
 
 TOML = """
 [text]
@@ -98,10 +98,7 @@ def test_ctrl_c_loses_nothing(tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     uninterrupted, interrupted = start(whole), start(broken)
     # The checkpoint after step 200 shows that it is under way.
-    for _ in range(4800):  # minutes on a machine with other load
-        if (broken / "checkpoint.pt").exists() or interrupted.poll() is not None:
-            break
-        time.sleep(0.05)
+    until(lambda: (broken / "checkpoint.pt").exists() or interrupted.poll() is not None, "the first checkpoint")
     os.kill(interrupted.pid, signal.SIGINT)
     out, _ = interrupted.communicate(timeout=60)
     assert interrupted.returncode == 130

@@ -221,7 +221,7 @@ def test_json_comes_back(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     write_result(result(record(1)), path)
-    with pytest.raises(ValueError, match="surrogates not allowed"):
+    with pytest.raises(UnicodeEncodeError):
         write_report(result(record(1), name="\ud800"), path)
     assert read_result(path) == result(record(1)) and list(tmp_path.iterdir()) == [path]
 

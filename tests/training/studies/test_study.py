@@ -241,13 +241,10 @@ def test_a_stopped_study_begins_nothing(tmp_path: Path) -> None:
     assert calls(tmp_path) == {task.folder: ["True"]}
 
 
-@pytest.mark.parametrize(
-    ("address", "reason"),
-    [("tcp://127.0.0.1:1", "refused"), ("nonsense", "missing port"), ("tcp://127.0.0.1:x", "x")],
-)
-def test_an_absent_scheduler_is_said_soon(tmp_path: Path, address: str, reason: str) -> None:
+@pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", "tcp://127.0.0.1:x"])
+def test_an_absent_scheduler_is_said_soon(tmp_path: Path, address: str) -> None:
     begin = time.monotonic()
-    with pytest.raises(ClusterError, match=f"there is no scheduler at {address} .*{reason}"):
+    with pytest.raises(ClusterError, match=rf"^there is no scheduler at {address} \(.+\): give the address of one, "):
         run_study(study(dense()), tmp_path, stand_in.train, scheduler=address)
     assert time.monotonic() - begin < 10
 

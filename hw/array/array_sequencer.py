@@ -25,6 +25,10 @@ from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
 
 
+def _meta_layout(config: EngineConfig) -> data.StructLayout:
+    return data.StructLayout({"job": job_layout(config), "any_row": 1})
+
+
 class ArraySequencer(wiring.Component):
     """Jobs for the compactor, one a cycle: for each step, descending, and batch tile, ascending, those of `phases`.
 
@@ -66,9 +70,8 @@ class ArraySequencer(wiring.Component):
         c, run = self.config, self.run
         m.submodules.column_bitmap = columns = StreamMemory(1, self.column_bits)
         wiring.connect(m, wiring.flipped(self.column_bitmap_write), columns.write)
-        meta_layout = data.StructLayout({"job": job_layout(c), "any_row": 1})
+        meta_layout = _meta_layout(c)
         m.submodules.meta = meta_fifo = SyncFIFOBuffered(width=meta_layout.size, depth=4)
-        meta = data.View(meta_layout, meta_fifo.r_data)
         asked_layout = data.StructLayout({"address": range(self.column_bits), "meta": meta_layout})
         m.submodules.asked = asked = RegisterSlice(asked_layout)
         meta_in, ask = asked.source.payload.meta, asked.sink.payload
@@ -163,7 +166,13 @@ class ArraySequencer(wiring.Component):
                         m.d.comb += self.done.eq(1)
                         m.next = "IDLE"
 
-        # a job and what its column says of it; jobs without any index end here
+        self._send(m, self._judge(m, meta_fifo, column))
+        return m
+
+    def _judge(self, m: Module, meta_fifo: SyncFIFOBuffered, column: RegisterSlice) -> RegisterSlice:
+        """A job and what its column says of it; jobs that can have no index end here."""
+        c, run = self.config, self.run
+        meta = data.View(_meta_layout(c), meta_fifo.r_data)
         m.submodules.judged = judged = RegisterSlice(job_layout(c))
         kept, skip, judges = Signal(), Signal(), Signal()
         m.d.comb += [
@@ -176,8 +185,10 @@ class ArraySequencer(wiring.Component):
             judged.source.payload.eq(meta.job),
             judged.source.payload.kept.eq(kept),
         ]
+        return judged
 
-        # to both readers in the same cycle
+    def _send(self, m: Module, judged: RegisterSlice) -> None:
+        """To both readers in the same cycle."""
         fenced, offered, both_ready = Signal(), judged.sink.payload, Signal()
         loads, stores = having(offered.dataflow, stationary="input"), having(offered.dataflow, ends="store")
         m.d.comb += [
@@ -191,4 +202,3 @@ class ArraySequencer(wiring.Component):
         ]
         with m.If(judged.sink.valid & both_ready):
             m.d.sync += fenced.eq(stores)
-        return m

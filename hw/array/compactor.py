@@ -28,6 +28,10 @@ SEARCHED = 1
 """Cycles of a word, a group of its bits or an index in the register that holds it."""
 
 
+def _fetched_layout(config: EngineConfig) -> data.StructLayout:
+    return data.StructLayout({"word": range(config.bitmap_words), "last": 1, "job": job_layout(config)})
+
+
 def _entry_layout(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
@@ -93,16 +97,21 @@ class Compactor(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
+        rows, blocks, fetched_fifo = self._fetch(m)
+        entries = self._look_ahead(m, rows, blocks, fetched_fifo)
+        self._indices(m, self._groups(m, entries))
+        return m
+
+    def _fetch(self, m: Module) -> tuple[StreamMemory, StreamMemory, SyncFIFOBuffered]:
+        """A word of both bitmaps a cycle; the queue says whose it is."""
         c, words = self.config, self.config.bitmap_words
         m.submodules.row_bitmaps = rows = StreamMemory(BITMAP_WORD, 2 * words)
         m.submodules.block_bitmaps = blocks = StreamMemory(BITMAP_WORD, c.tiles * words)
         wiring.connect(m, wiring.flipped(self.row_bitmap_write), rows.write)
         wiring.connect(m, wiring.flipped(self.block_bitmap_write), blocks.write)
-
-        # fetch: a word of both bitmaps a cycle
-        fetched_layout = data.StructLayout({"word": range(words), "last": 1, "job": job_layout(c)})
+        fetched_layout = _fetched_layout(c)
         m.submodules.fetched = fetched_fifo = SyncFIFOBuffered(width=fetched_layout.size, depth=4)
-        fetched_in, fetched = Signal(fetched_layout), data.View(fetched_layout, fetched_fifo.r_data)
+        fetched_in = Signal(fetched_layout)
         # no stall of the bitmaps reaches the jobs within a cycle
         m.submodules.row_request = row_request = RegisterSlice(rows.request.payload.shape())
         m.submodules.block_request = block_request = RegisterSlice(blocks.request.payload.shape())
@@ -128,8 +137,15 @@ class Compactor(wiring.Component):
         ]
         with m.If(issue):
             m.d.sync += word.eq(Mux(last_word, 0, word + 1))
+        return rows, blocks, fetched_fifo
 
-        # look-ahead: drop words of zeros, and know of each word whether it is its job's last
+    def _look_ahead(
+        self, m: Module, rows: StreamMemory, blocks: StreamMemory, fetched_fifo: SyncFIFOBuffered
+    ) -> SyncFIFOBuffered:
+        """Drops words of zeros, and knows of each word that is left whether it is its job's last."""
+        c = self.config
+        fetched_layout = _fetched_layout(c)
+        fetched = data.View(fetched_layout, fetched_fifo.r_data)
         m.submodules.entries = entries = SyncFIFOBuffered(width=_entry_layout(c).size, depth=self.look_ahead)
         m.submodules.new_entry = new_entry = RegisterSlice(_entry_layout(c))
         wiring.connect(m, new_entry.sink, entries.w_stream)
@@ -189,8 +205,11 @@ class Compactor(wiring.Component):
             with m.Elif(masked.last):
                 m.d.comb += [pushes.eq(1), pushed.end.eq(1)]
                 m.d.sync += pending_valid.eq(0)
+        return entries
 
-        # words to groups of bits: the lowest group that has one
+    def _groups(self, m: Module, entries: SyncFIFOBuffered) -> RegisterSlice:
+        """From words to groups of bits: the lowest group that has one."""
+        c = self.config
         current, current_valid = Signal(_entry_layout(c)), Signal()
         m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
         wiring.connect(m, entries.r_stream, next_entry.source)
@@ -219,8 +238,11 @@ class Compactor(wiring.Component):
             found.empty.eq(current.empty),
             found.job.eq(current.job),
         ]
+        return next_group
 
-        # groups to indices: the lowest bit
+    def _indices(self, m: Module, next_group: RegisterSlice) -> None:
+        """From groups to indices: the lowest bit."""
+        c = self.config
         group, group_valid, first = Signal(_group_layout(c)), Signal(), Signal(init=1)
         group_done, advance = Signal(), Signal()
         lowest = _lowest(group.bits)
@@ -247,7 +269,6 @@ class Compactor(wiring.Component):
                 group.eq(next_group.sink.payload),
                 group_done.eq(~_several(next_group.sink.payload.bits)),
             ]
-        return m
 
 
 def _lowest(bits: Value) -> Value:

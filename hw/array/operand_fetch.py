@@ -7,7 +7,7 @@ from itertools import pairwise
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Signal
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -80,11 +80,20 @@ class OperandFetch(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        c, rate = self.config, self.config.gate_rows_per_cycle
-        groups = c.gate_rows // rate
+        located, asked = self._locate(m)
+        # indices whose sums go back to the store, and are not there yet
+        m.submodules.in_array = in_array = CreditCounter(gradient_latency(self.config) + STORE_LATENCY + 1)
+        issue = self._ask(m, asked, in_array)
+        valid, meta = self._through_stores(m, asked.sink.payload, issue)
+        settled = self._write_back(m, valid[-1], meta, in_array)
+        on_the_way = asked.sink.valid | located.sink.valid | reduce(or_, valid)
+        m.d.comb += self.idle.eq(in_array.idle & settled & ~on_the_way)
+        return m
 
-        # addresses, and what each index has to wait for
-        address = range(c.weight_words)
+    def _locate(self, m: Module) -> tuple[RegisterSlice, RegisterSlice]:
+        """Where an index becomes addresses, and what it has to wait for: two slices."""
+        c, rate = self.config, self.config.gate_rows_per_cycle
+        groups, address = c.gate_rows // rate, range(c.weight_words)
         located_layout = data.StructLayout({"index": index_layout(c), "tile": address, "macs": bits_for(c.R * c.C)})
         ask_layout = data.StructLayout(
             {
@@ -116,31 +125,18 @@ class OperandFetch(wiring.Component):
             coming.ends_in_drain.eq(having(dataflow, ends="drain") & wanted.index.last),
             coming.fenced.eq(wanted.index.job.fence & wanted.index.first),
         ]
+        return located, asked
 
-        # ask
+    def _ask(self, m: Module, asked: RegisterSlice, in_array: CreditCounter) -> Signal:
+        """High when an index asks for its words: nothing that it waits for is missing."""
         ask, waiting = asked.sink.payload, asked.sink.valid
         index, job = ask.index, ask.index.job
-        stage_layout = data.StructLayout(
-            {
-                "takes_inputs": 1,
-                "dataflow": Dataflow,
-                "last": 1,
-                "empty": 1,
-                "ends_step": 1,
-                "address": address,
-                "in_group": range(rate),
-            }
-        )
-        stages = [Signal(stage_layout, name=f"stage_{n + 1}", reset_less=True) for n in range(STORE_LATENCY)]
-        valid = [Signal(name=f"valid_stage{n + 1}") for n in range(STORE_LATENCY)]
-        # gradient indices whose sums are not written back
-        m.submodules.in_array = in_array = CreditCounter(gradient_latency(c) + STORE_LATENCY + 1)
         issue, no_inputs, no_room, behind = Signal(), Signal(), Signal(), Signal()
         # what the indices before did, from registers: the inputs that are loaded may belong to a job on its way, ...
         starts = Signal(STORE_LATENCY)
         # ... a gradient index not be counted in the array yet, and the drain not know of a tile that has just ended
         to_array = Signal()
-        just_ended = self.drain_jobs.valid if c.R > 1 else 0
+        just_ended = self.drain_jobs.valid if self.config.R > 1 else 0
         m.d.comb += [
             no_inputs.eq(ask.takes_inputs & ~(self.inputs_loaded & ~starts.any())),
             no_room.eq(ask.ends_in_drain & ~(self.drain_ready & ~just_ended)),
@@ -161,10 +157,26 @@ class OperandFetch(wiring.Component):
             self.stall_input.eq(waiting & no_inputs),
             self.stall_drain.eq(waiting & no_room),
         ]
-        returning = Signal()
-        m.d.comb += [in_array.acquire.eq(to_array), in_array.release.eq(returning)]
+        m.d.comb += in_array.acquire.eq(to_array)
+        return issue
 
-        # on the way through the stores
+    def _through_stores(self, m: Module, ask: Any, issue: Signal) -> tuple[list[Signal], Any]:
+        """The cycles in which the words of an index are fetched, and the last one's meta data beside its operand."""
+        c, rate = self.config, self.config.gate_rows_per_cycle
+        index, job = ask.index, ask.index.job
+        stage_layout = data.StructLayout(
+            {
+                "takes_inputs": 1,
+                "dataflow": Dataflow,
+                "last": 1,
+                "empty": 1,
+                "ends_step": 1,
+                "address": range(c.weight_words),
+                "in_group": range(rate),
+            }
+        )
+        stages = [Signal(stage_layout, name=f"stage_{n + 1}", reset_less=True) for n in range(STORE_LATENCY)]
+        valid = [Signal(name=f"valid_stage{n + 1}") for n in range(STORE_LATENCY)]
         m.d.sync += [
             Cat(*valid).eq(Cat(issue, *valid[:-1])),
             stages[0].dataflow.eq(job.dataflow),
@@ -197,12 +209,15 @@ class OperandFetch(wiring.Component):
         ]
         with m.If(meta.empty):
             m.d.sync += operand.dz.eq(0)
+        return valid, meta
 
-        # write back, where the words came from
+    def _write_back(self, m: Module, arrives: Signal, meta: Any, in_array: CreditCounter) -> Value:
+        """New sums to where the words came from; whether the last row's sum is stored."""
+        c = self.config
         way_back = gradient_latency(c)  # the operand's register is made up for by the announcement's lead
-        back_layout = data.StructLayout({"address": address, "write": 1})
+        back_layout = data.StructLayout({"address": range(c.weight_words), "write": 1})
         m.submodules.back = back = DelayLine(back_layout, way_back)
-        returns = Signal(way_back)
+        returns, returning = Signal(way_back), Signal()
         settling = Signal(range(c.R + 1))  # until the last row's sum is written
         m.d.sync += returns.eq(Cat(arrives & having(meta.dataflow, ends="store"), returns[:-1]))
         m.d.comb += [
@@ -211,10 +226,10 @@ class OperandFetch(wiring.Component):
             returning.eq(returns[-1]),
             self.gradient_write.valid.eq(returning & back.output.write),
             self.gradient_write.payload.eq(back.output.address),
-            self.idle.eq(in_array.idle & (settling == 0) & ~(waiting | located.sink.valid | reduce(or_, valid))),
+            in_array.release.eq(returning),
         ]
         with m.If(returning):
             m.d.sync += settling.eq(c.R)
         with m.Elif(settling != 0):
             m.d.sync += settling.eq(settling - 1)
-        return m
+        return settling == 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -78,8 +78,7 @@ class GateSequencer(wiring.Component):
         cell_unit, cell_tile = LoopCounter(m, run.end.H, "cell_unit"), LoopCounter(m, run.end.batch_tiles, "cell_tile")
         cell_base = Signal(range(self.state_depth))
         tile_base, input_base = Signal(range(self.state_depth)), Signal(range(self.input_depth))
-        lane_valid, lane_count = Signal(c.C), Signal(bits_for(c.C))
-        starting = Signal()
+        starting, lane_count = Signal(), Signal(bits_for(c.C))
         m.d.comb += [
             lane_count.eq(Mux(last_tile, run.last_lanes, c.C)),
             input_base.eq(Mux(slot, self.input_depth // 2, 0)),
@@ -89,23 +88,7 @@ class GateSequencer(wiring.Component):
             self.cell_write.payload.word.eq(self.cells.payload),
             self.cell_write.valid.eq(self.cells.valid),
         ]
-        record, take = self.records.payload, Signal()  # take: a record, with its state
-        # no stall of the array side reaches the tape's side within a cycle; not full, it takes 3 cycles a unit
-        m.submodules.gate_inputs = unit_slice = RegisterSlice(gate_input_layout(c), full=self.period < 3)
-        wiring.connect(m, unit_slice.sink, wiring.flipped(self.gate_inputs))
-        inputs = unit_slice.source.payload
-        for name in ("i", "f", "g", "o", "tanh_c", "c_prev"):
-            m.d.comb += inputs[name].eq(record[name])
-        seeded = Signal()
-        m.d.comb += inputs.lane_valid.eq(lane_valid)
-        # steady before the first unit of a batch tile
-        m.d.sync += [seeded.eq(~first_step | run.seed), lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)]))]
-        for n in range(c.C):
-            m.d.comb += [
-                inputs.dy[n].eq(Mux(lane_valid[n], record.dy[n], 0)),
-                inputs.dh[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dh[n], 0)),
-                inputs.dc[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dc[n], 0)),
-            ]
+        record, take = self.records.payload, self._take(m, in_units, lane_count, ~first_step | run.seed)
         with m.If(self.cells.valid):
             cell_unit.advance()
             with m.If(cell_unit.at_end):
@@ -121,19 +104,6 @@ class GateSequencer(wiring.Component):
             cells.release.eq(self.cells.valid),
         ]
         m.d.sync += last_step.eq(step == 0)
-
-        may_take, waits_for_record = Signal(), in_units & self.state.valid & unit_slice.source.ready
-        if self.period > 1:
-            # a register, as all this comes from far, and what it decides reaches far
-            m.d.sync += may_take.eq(waits_for_record & ~take)
-        else:
-            m.d.comb += may_take.eq(waits_for_record)
-        m.d.comb += [
-            take.eq(self.records.valid & may_take),
-            unit_slice.source.valid.eq(take),
-            self.records.ready.eq(may_take),
-            self.state.ready.eq(take),
-        ]
         m.d.comb += self.x.ready.eq(in_x)
         with m.FSM():
             with m.State("IDLE"):  # no run
@@ -197,3 +167,37 @@ class GateSequencer(wiring.Component):
                         m.d.comb += self.done.eq(1)
                         m.next = "IDLE"
         return m
+
+    def _take(self, m: Module, in_units: Signal, lane_count: Signal, has_state: Value) -> Signal:
+        """High when a record goes to the gate gradient unit with its state; lanes without a sample are zeroed."""
+        c, record = self.config, self.records.payload
+        # no stall of the array side reaches the tape's side within a cycle; not full, it takes 3 cycles a unit
+        m.submodules.gate_inputs = unit_slice = RegisterSlice(gate_input_layout(c), full=self.period < 3)
+        wiring.connect(m, unit_slice.sink, wiring.flipped(self.gate_inputs))
+        inputs = unit_slice.source.payload
+        lane_valid, seeded = Signal(c.C), Signal()
+        # steady before the first unit of a batch tile
+        m.d.sync += [seeded.eq(has_state), lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)]))]
+        for name in ("i", "f", "g", "o", "tanh_c", "c_prev"):
+            m.d.comb += inputs[name].eq(record[name])
+        m.d.comb += inputs.lane_valid.eq(lane_valid)
+        for n in range(c.C):
+            m.d.comb += [
+                inputs.dy[n].eq(Mux(lane_valid[n], record.dy[n], 0)),
+                inputs.dh[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dh[n], 0)),
+                inputs.dc[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dc[n], 0)),
+            ]
+        take, may_take = Signal(), Signal()
+        waits_for_record = in_units & self.state.valid & unit_slice.source.ready
+        if self.period > 1:
+            # a register, as all this comes from far, and what it decides reaches far
+            m.d.sync += may_take.eq(waits_for_record & ~take)
+        else:
+            m.d.comb += may_take.eq(waits_for_record)
+        m.d.comb += [
+            take.eq(self.records.valid & may_take),
+            unit_slice.source.valid.eq(take),
+            self.records.ready.eq(may_take),
+            self.state.ready.eq(take),
+        ]
+        return take

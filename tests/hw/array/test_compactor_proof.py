@@ -97,7 +97,7 @@ def compacting(module: ModuleType, words: int) -> Proof:
 FAULTS = [
     ("advance.eq(~self.indices.valid | self.indices.ready)", "advance.eq(1)", "indices stays"),
     ("self.indices.valid.eq(group_valid)", "self.indices.valid.eq(1)", "gives indices of its jobs only"),
-    ("out.job.eq(group.job)", "out.job.eq(current.job)", "tells the job"),
+    ("out.job.eq(group.job)", "out.job.eq(next_group.sink.payload.job)", "tells the job"),
     ("Cat(_position(lowest), group.place)", "Cat(group.bits[1], group.place)", "gives the lowest index that is left"),
     ("chosen.eq(_lowest(ahead))", "chosen.eq(ahead)", "gives the lowest index that is left"),
     ("pending.empty.eq(~some)", "pending.empty.eq(0)", "marks a job without any"),

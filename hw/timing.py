@@ -18,8 +18,8 @@ from gradsieve.hw.host.controller import START_LATENCY
 from gradsieve.hw.host.input_packets import InputPackets
 from gradsieve.hw.host.output_packets import OutputPackets
 from gradsieve.hw.host.register_file import RegisterFile
+from gradsieve.hw.lib.credit_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.register_slice import RegisterSlice
-from gradsieve.hw.lib.reserved_queue import QUEUE_LATENCY
 
 SLICE = RegisterSlice.latency
 SETTLED = 2

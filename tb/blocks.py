@@ -56,7 +56,7 @@ BLOCKS: dict[str, Block] = dict(
         _block("output_packets", "host", "OutputPackets"),
         _block("packet_closer", "host", "Closer", module=_HARNESS),
         _block("register_slice", "lib", "BeatSlice", module=_HARNESS),
-        _block("reserved_queue", "lib", "QueuedPipeline", module=_HARNESS),
+        _block("credit_queue", "lib", "QueuedPipeline", module=_HARNESS),
         _block("credit_counter", "lib", "CreditCounters", module=_HARNESS),
         _block("delay_line", "lib", "DelayLines", module=_HARNESS),
         _block("packing", "host", "Packing", module=_HARNESS),

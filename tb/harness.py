@@ -15,9 +15,9 @@ from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.host.packet_closer import PacketCloser
 from gradsieve.hw.host.packing import Packer, beat_layout
 from gradsieve.hw.lib.credit_counter import CreditCounter
+from gradsieve.hw.lib.credit_queue import CreditQueue
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.register_slice import RegisterSlice
-from gradsieve.hw.lib.reserved_queue import ReservedQueue
 from gradsieve.hw.lib.stream_memory import StreamMemory
 
 
@@ -150,14 +150,14 @@ class Link(SerialLink):
 
 
 class QueuedPipeline(wiring.Component):
-    """A reserved queue behind a pipeline of `cycles`: a payload is taken when there is room for `at_once`."""
+    """A credit queue behind a pipeline of `cycles`: a payload is taken when there is room for `at_once`."""
 
     cycles = 7
     at_once = 3
 
     def __init__(self, config: EngineConfig) -> None:
         shape = config.formats.gradient.width
-        self.queue = ReservedQueue(shape, self.cycles, at_once=self.at_once)
+        self.queue = CreditQueue(shape, self.cycles, at_once=self.at_once)
         super().__init__({"source": In(stream.Signature(shape)), "sink": Out(stream.Signature(shape)), "empty": Out(1)})
 
     def elaborate(self, platform: Any) -> Module:

@@ -67,7 +67,7 @@ class _Gates:
             start, tape = self.inputs_done + t.inputs_to_start, self.inputs_done + self.record_beats
         start = max(start, self.slot_free[self.taken % 2], self.hidden_done[batch_tile])
         last = max(start + t.start_to_record, tape) + (self.H - 1) * self.interval
-        if self.phase is None:  # nobody knows where in a macro-stage a run starts: in its middle
+        if self.phase is None:  # nobody knows where in an interval a run starts: in its middle
             self.phase = last + (t.period - 1) // 2
         self.inputs_done = last + self.input_cycles
         self.taken += 1

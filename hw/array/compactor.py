@@ -11,10 +11,10 @@ from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.layouts import index_layout, job_layout, run_layout
+from gradsieve.hw.lib.credit_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.idioms import gated, one_hot_choice
 from gradsieve.hw.lib.register_slice import RegisterSlice
-from gradsieve.hw.lib.reserved_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.stream_memory import StreamMemory, write_layout
 
 GROUP = 8

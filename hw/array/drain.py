@@ -16,9 +16,9 @@ from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.layouts import job_layout, requantized_layout
 from gradsieve.hw.lib.arithmetic import bits_for
 from gradsieve.hw.lib.credit_counter import CreditCounter
+from gradsieve.hw.lib.credit_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.register_slice import ForwardRegister, RegisterSlice
-from gradsieve.hw.lib.reserved_queue import QUEUE_LATENCY
 from gradsieve.hw.lib.stream_memory import write_layout
 
 JOB_DELAY = 1

@@ -23,11 +23,11 @@ from gradsieve.hw.gates.gate_schedule import (
 )
 from gradsieve.hw.layouts import gate_input_layout, gate_rows_layout
 from gradsieve.hw.lib.arithmetic import bits_for, clip, halves, overflows, popcount, saturate
+from gradsieve.hw.lib.credit_queue import CreditQueue
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.multiplier import Multiplier
 from gradsieve.hw.lib.pipeline import Pipeline
-from gradsieve.hw.lib.reserved_queue import ReservedQueue
 
 
 def saturation_layout(config: EngineConfig) -> data.StructLayout:
@@ -38,9 +38,9 @@ def saturation_layout(config: EngineConfig) -> data.StructLayout:
 class GateGradientUnit(wiring.Component):
     """dz of the four gates and the new dc, from the tape and the incoming gradients (docs/arithmetic.md).
 
-    A pipeline of macro-stages of `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product
-    of a class in each cycle of a macro-stage, and values move on when the macro-stage ends.  `inputs` takes one hidden
-    unit a period; `rows` gives its gate rows i, f, g, o in order, `gate_rows_per_cycle` a cycle, from `latency` cycles
+    Its initiation interval is `period` = 4 / gate_rows_per_cycle cycles: each of its multipliers does one product of a
+    class in each cycle of an interval, and values move on when the interval ends.  `inputs` takes one hidden unit a
+    period; `rows` gives its gate rows i, f, g, o in order, `gate_rows_per_cycle` a cycle, from `latency` cycles
     later; `cells` its dc, once, `pipeline` cycles later.  Under backpressure on `rows` what is inside goes on into
     a queue, and no unit is taken that would not fit.  `saturated` counts what left its format in lanes that hold a
     sample.
@@ -63,18 +63,18 @@ class GateGradientUnit(wiring.Component):
         m = Module()
         c, period, lanes = self.config, self.period, self.config.C
         ready, end = self.schedule.ready, self.schedule.end
-        m.submodules.queue = queue = ReservedQueue(gate_rows_layout(c), self.pipeline, each=period)
+        m.submodules.queue = queue = CreditQueue(gate_rows_layout(c), self.pipeline, each=period)
         wiring.connect(m, queue.sink, wiring.flipped(self.rows))
-        phase, at_phase = self._macro_stage_cycle(m, "rows")
-        boundary, taken = at_phase[-1], Signal()  # the last cycle of a macro-stage
-        boundaries = [self._macro_stage_cycle(m, f"lane_{lane}")[1][-1] for lane in range(lanes)]
+        phase, at_phase = self._interval_cycle(m, "rows")
+        boundary, taken = at_phase[-1], Signal()  # the last cycle of an interval
+        boundaries = [self._interval_cycle(m, f"lane_{lane}")[1][-1] for lane in range(lanes)]
         m.d.comb += [
             self.inputs.ready.eq(boundary & queue.room),
             taken.eq(self.inputs.valid & boundary & queue.room),
             queue.reserve.eq(taken),
         ]
 
-        # the value of a name and lane when it is ready, and where it is looked at macro-stages later
+        # the value of a name and lane when it is ready, and where it is looked at intervals later
         values: dict[tuple[str, int], Value] = {}
         taps: dict[tuple[str, int], dict[int, Signal]] = defaultdict(dict)
 
@@ -155,8 +155,8 @@ class GateGradientUnit(wiring.Component):
                 before, source = stage, tap
         return m
 
-    def _macro_stage_cycle(self, m: Module, name: str) -> tuple[Signal, list[Signal]]:
-        """The cycle of the macro-stage, binary and one-hot.
+    def _interval_cycle(self, m: Module, name: str) -> tuple[Signal, list[Signal]]:
+        """The cycle of the interval, binary and one-hot.
 
         Everything near its use has its own: one for all would have thousands of registers to reach.
         """
@@ -191,12 +191,12 @@ class GateGradientUnit(wiring.Component):
         at: Any,
         landings: Any,
     ) -> None:
-        """One multiplier for `products`, one a cycle of the macro-stage, each rounded into its landing register."""
+        """One multiplier for `products`, one a cycle of the interval, each rounded into its landing register."""
         c, issue = self.config, self.schedule.issue
         formats = [(format_of(c, p.a), format_of(c, p.b), format_of(c, p.name)) for p in products]
         multiplier = Multiplier(max(a.width for a, _, _ in formats), max(b.width for _, b, _ in formats))
         m.submodules[name] = multiplier
-        phase, at_phase = self._macro_stage_cycle(m, name)
+        phase, at_phase = self._interval_cycle(m, name)
         # all products of the group are rounded at one place, so those with less to lose move up
         lost = [a.fraction + b.fraction - target.fraction for a, b, target in formats]
         shift = max(lost)
@@ -253,7 +253,7 @@ class GateGradientUnit(wiring.Component):
                 m.d.sync += [landed.eq(clip(rounded.now, overflow[width].now, width)), flag.eq(overflow[width].now)]
 
     def _count(self, m: Module, at: Any, flags: Any, valid: list[Signal], strobe: Value) -> None:
-        """Popcounts of the flags, once a macro-stage, in the stage where their values became ready."""
+        """Popcounts of the flags, once an interval, in the stage where their values became ready."""
         counted = strobe
         for kind, activation in (("gate", False), ("factor", True)):
             bits = []

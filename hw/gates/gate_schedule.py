@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint
+from gradsieve.hw.lib.credit_queue import CreditQueue
 from gradsieve.hw.lib.multiplier import Multiplier
-from gradsieve.hw.lib.reserved_queue import ReservedQueue
 
 PRODUCT_STAGES = (
     *(f"multiplied_{n}" for n in range(Multiplier.latency)),
@@ -16,10 +16,10 @@ PRODUCT_STAGES = (
 """From a product's operands to its rounded value: the multiplier, sign, minuend, rounding in two, overflow."""
 
 LANDING = 1
-"""Cycles of a rounded value in the register where it waits for the end of its macro-stage."""
+"""Cycles of a rounded value in the register where it waits for the end of its interval."""
 
 MACRO_STAGE = 1
-"""Cycles from the last one of a macro-stage to the value in the register of the next."""
+"""Cycles from the last one of an interval to the value in the register of the next."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Product:
 OPERANDS = ("i", "f", "g", "o", "tanh_c", "c_prev", "dy", "dh", "dc")
 """What comes with each hidden unit."""
 
-# Each class is one group of multipliers; the order is the order of issue within a macro-stage.
+# Each class is one group of multipliers; the order is the order of issue within an interval.
 SQUARES = (
     Product("q_o", "o", "o", "activation", "o"),
     Product("q_i", "i", "i", "activation", "i"),
@@ -88,9 +88,9 @@ def most_saturated(config: EngineConfig) -> dict[str, int]:
 
 
 class GateSchedule:
-    """`ready`: the earliest macro-stage of every value; `issue`: that of every product's operands.
+    """`ready`: the earliest interval of every value; `issue`: that of every product's operands.
 
-    `period` is the length of a macro-stage in cycles, `end` the one in which all results are there.  `pipeline`:
+    `period` is the length of an interval in cycles, `end` the one in which all results are there.  `pipeline`:
     cycles from an accepted input to the queue, and to its dc; `latency`: to its first gate rows, without backpressure.
     """
 
@@ -108,7 +108,7 @@ class GateSchedule:
             for name, (p, slot) in list(pending.items()):
                 if p.a in ready and p.b in ready:
                     issue[name] = max(ready[p.a], ready[p.b])
-                    # the landing register must be full when a macro-stage ends
+                    # the landing register must be full when an interval ends
                     ready[name] = issue[name] + -(-(slot + len(PRODUCT_STAGES) + LANDING + MACRO_STAGE) // self.period)
                     del pending[name]
         # squares wait with their operands, which are kept for other products anyway, until just before they are needed
@@ -119,4 +119,4 @@ class GateSchedule:
         self.issue, self.ready = issue, ready
         self.end = max(ready[n] for n in (*(p.name for p in GATES), "dc_out"))
         self.pipeline = MACRO_STAGE + self.end * self.period + 1  # the rows' register
-        self.latency = self.pipeline + ReservedQueue.latency
+        self.latency = self.pipeline + CreditQueue.latency

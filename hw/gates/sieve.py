@@ -11,9 +11,9 @@ from amaranth.lib.wiring import In, Out
 from gradsieve.hw.config import MAX_SHIFT, RANDOM_SEED, RANDOM_WIDTH, EngineConfig, SieveMode
 from gradsieve.hw.layouts import gate_rows_layout, sieved_rows_layout
 from gradsieve.hw.lib.arithmetic import bits_for, saturate
+from gradsieve.hw.lib.credit_queue import CreditQueue
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.pipeline import Pipeline, Staged
-from gradsieve.hw.lib.reserved_queue import ReservedQueue
 
 
 def xorshift32(state: int) -> int:
@@ -42,7 +42,7 @@ def sieve_stages(config: EngineConfig) -> tuple[str, ...]:
 
 def sieve_latency(config: EngineConfig) -> int:
     """Cycles from a row to what becomes of it, without backpressure."""
-    return len(sieve_stages(config)) + ReservedQueue.latency
+    return len(sieve_stages(config)) + CreditQueue.latency
 
 
 class Sieve(wiring.Component):
@@ -69,7 +69,7 @@ class Sieve(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c = self.config
-        m.submodules.queue = queue = ReservedQueue(sieved_rows_layout(c), len(self.stages))
+        m.submodules.queue = queue = CreditQueue(sieved_rows_layout(c), len(self.stages))
         wiring.connect(m, queue.sink, wiring.flipped(self.sieved))
         taken = Signal()
         m.d.comb += [

@@ -21,10 +21,10 @@ from gradsieve.hw.layouts import (
     run_layout,
 )
 from gradsieve.hw.lib.arithmetic import bits_for
+from gradsieve.hw.lib.credit_queue import CreditQueue
 from gradsieve.hw.lib.delay_line import DelayLine
 from gradsieve.hw.lib.flow import Flow
 from gradsieve.hw.lib.loop_counter import LoopCounter
-from gradsieve.hw.lib.reserved_queue import ReservedQueue
 from gradsieve.hw.packets import BIAS, GATE, GRADIENTS, H_TILE, UNIT, X_TILE, Loop, Run, Section
 
 ASKED = 1
@@ -43,7 +43,7 @@ class WeightGradientReadout(wiring.Component):
     """
 
     pipeline = ASKED + WeightGradientStore.latency + GroupFormatter.latency
-    latency = pipeline + ReservedQueue.latency
+    latency = pipeline + CreditQueue.latency
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -87,7 +87,7 @@ class WeightGradientReadout(wiring.Component):
         asks, asking = Signal(), Signal(asked_layout)
         asked_valid, asked = Signal(), Signal(asked_layout, reset_less=True)
         m.d.sync += [asked_valid.eq(asks), asked.eq(asking)]
-        m.submodules.queue = queue = ReservedQueue(group_layout(c), self.pipeline, at_once=groups)
+        m.submodules.queue = queue = CreditQueue(group_layout(c), self.pipeline, at_once=groups)
         wiring.connect(m, queue.sink, wiring.flipped(self.groups))
         m.d.comb += queue.reserve.eq(asks)
 

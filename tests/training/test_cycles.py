@@ -26,7 +26,7 @@ SHARES = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0)
 """Of the rows that a run keeps; at 0 one of each batch tile."""
 
 FAST = preset("tiny").model_copy(update={"name": "fast", "gate_rows_per_cycle": 4})
-"""Its macro-stages are one cycle, so nothing depends on where in one a run starts."""
+"""Its intervals are one cycle, so nothing depends on where in one a run starts."""
 SLOW_STREAM = EngineConfig(
     name="slow_stream", R=2, C=4, max_H=8, max_I=8, max_B=8, max_T=6, gate_rows_per_cycle=4, stream_width=32
 )

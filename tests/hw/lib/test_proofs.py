@@ -12,7 +12,7 @@ import pytest
 from amaranth.hdl import Array, Mux, Signal, Value
 
 from gradsieve.hw.cells.gowin import GOWIN
-from gradsieve.hw.lib import credit_counter, register_slice, reserved_queue, stream_memory
+from gradsieve.hw.lib import credit_counter, credit_queue, register_slice, stream_memory
 from tests.hw.proof import Fault, Proof, Subject, faults
 
 WORD = 2
@@ -103,7 +103,7 @@ def _more(p: Proof, acquire: Value, block: Any) -> Signal:
 
 def reserved(module: ModuleType, each: int = 1, at_once: int | None = None, pipeline: int = 1) -> Proof:
     """The queue behind a pipeline, with users that keep to its contract: what comes has been reserved before."""
-    p = Proof(block := module.ReservedQueue(1, pipeline, each=each, at_once=at_once))
+    p = Proof(block := module.CreditQueue(1, pipeline, each=each, at_once=at_once))
     m, state = p.m, p.inside()
     fifo, word, out = p.inside(state.queue), p.inside(state.word), p.inside(state.out)
     promised = Signal(range(2 * block.depth))  # payloads that are reserved and have not come
@@ -244,22 +244,22 @@ SUBJECTS = {
         ],
         others=COUNTER_FAULTS,
     ),
-    "reserved queue": Subject(
+    "credit queue": Subject(
         reserved,
-        reserved_queue,
+        credit_queue,
         QUEUE_FAULTS,
     ),
-    "reserved queue, 2 each": Subject(
+    "credit queue, 2 each": Subject(
         lambda module: reserved(module, each=2),
-        reserved_queue,
+        credit_queue,
         [
             ("(self.depth, self.each, ", "(self.depth, 1, ", "has room for what comes"),
         ],
         others=QUEUE_FAULTS,
     ),
-    "reserved queue, 3 at once": Subject(
+    "credit queue, 3 at once": Subject(
         lambda module: reserved(module, at_once=3, pipeline=2),
-        reserved_queue,
+        credit_queue,
         [
             ("self.at_once + self.each)", "self.each)", "has room for what comes"),
         ],

@@ -1,14 +1,14 @@
-"""Bench of the reserved queue: everything that enters a pipeline that cannot stop comes out, once and in order."""
+"""Bench of the credit queue: everything that enters a pipeline that cannot stop comes out, once and in order."""
 
 from __future__ import annotations
 
-from gradsieve.hw.lib.reserved_queue import ReservedQueue
+from gradsieve.hw.lib.credit_queue import CreditQueue
 from gradsieve.tb.coverage import cover
 from gradsieve.tb.environment import Bench, test
 from gradsieve.tb.harness import QueuedPipeline
 from gradsieve.tb.stream import PATTERNS, Sink, Source
 
-_sample = cover("reserved_queue", {"idle": PATTERNS, "stall": PATTERNS}, [("idle", "stall")])
+_sample = cover("credit_queue", {"idle": PATTERNS, "stall": PATTERNS}, [("idle", "stall")])
 
 
 @test
@@ -35,7 +35,7 @@ async def passes(bench: Bench) -> None:
             bench.scoreboard.equal("empty at the end", bench.get("empty"), 1)
             if stall == "none":
                 latencies = {b - a for a, b in zip(source.sent, sink.cycles, strict=True)}
-                bench.scoreboard.equal("latency", latencies, {QueuedPipeline.cycles + ReservedQueue.latency})
+                bench.scoreboard.equal("latency", latencies, {QueuedPipeline.cycles + CreditQueue.latency})
             if idle == stall == "none":
                 bench.scoreboard.equal("a word a cycle", source.sent[-1] - source.sent[0], len(words) - 1)
             _sample({"idle": idle, "stall": stall})

@@ -1,4 +1,4 @@
-"""Reserved queue: the end of a pipeline that cannot stop."""
+"""Credit queue: the end of a pipeline that cannot stop."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUEUE_LATENCY = 2
 """Cycles through Amaranth's SyncFIFOBuffered: into its memory, and into its output register."""
 
 
-class ReservedQueue(wiring.Component):
+class CreditQueue(wiring.Component):
     """Takes all that a pipeline brings, because its room was reserved when it entered; the stall ends here.
 
     So nothing inside the pipeline has to hold.  `reserve` keeps room for `each` payloads that will come on `source`,

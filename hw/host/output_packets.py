@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import or_
+from collections.abc import Mapping
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
-from amaranth.lib import data, stream, wiring
+from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from gradsieve.hw.config import BITMAP_WORD, EngineConfig
 from gradsieve.hw.host.nest import Counter, FixedCounter, at_ends, turn
-from gradsieve.hw.host.packing import Packer, beat_layout
+from gradsieve.hw.host.packing import SectionPacker, beat_layout
 from gradsieve.hw.layouts import group_elements, group_layout, lanes_layout, run_layout, state_layout
+from gradsieve.hw.lib.idioms import one_hot_choice
 from gradsieve.hw.lib.loop_counter import LoopCounter
-from gradsieve.hw.lib.register_slice import RegisterSlice
 from gradsieve.hw.packets import (
     BATCH_TILE,
     COLUMN,
@@ -32,6 +31,9 @@ from gradsieve.hw.packets import (
     Section,
 )
 
+_SECOND = Loop("second")
+"""The vectors of a unit's state: dh, then dc."""
+
 
 class OutputPackets(wiring.Component):
     """One packet a run (`start_run`) or a read command (`start_read`); sections follow each other in order.
@@ -42,8 +44,8 @@ class OutputPackets(wiring.Component):
     state section.
     """
 
-    section_gap = RegisterSlice.latency + Packer.latency + 2
-    """Cycles from a section's last word, if that is one beat, to the next one's first: until its beat is sent."""
+    section_gap = SectionPacker.gap
+    """Cycles from a section's last word, if that is one beat, to the next one's first."""
 
     def __init__(self, config: EngineConfig) -> None:
         self.config = config
@@ -67,116 +69,35 @@ class OutputPackets(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        c, run, e = self.config, self.run, self.config.formats.element_bits
-        elements = group_elements(c)
-        dx_width, state_width = (section.vectors[0].vector_bits(c) for section in (DX, STATE))
-        widths = sorted(
-            {BITMAP_WORD, dx_width, state_width, SHORT_BITS, EXACT_BITS, elements * SHORT_BITS, elements * EXACT_BITS}
-        )
-        packers = {w: Packer(w, c.stream_width) for w in widths}
-        for w, packer in packers.items():
-            m.submodules[f"pack_{w}"] = packer
-
-        # fill: one section at a time goes into the packer of its width, behind a slice that keeps both sides apart
-        number = {w: n for n, w in enumerate(widths)}
-        selected, word_valid, word_ready = Signal(range(len(widths))), Signal(), Signal()
-        word, word_last, filled = Signal(widths[-1]), Signal(), Signal()
-        beat = Signal(beat_layout(c.stream_width))
-        beat_valid, beat_ready, section_sent = Signal(), Signal(), Signal()
-        word_layout = data.StructLayout({"data": len(word), "last": 1, "packer": selected.shape()})
-        m.submodules.words = words = RegisterSlice(word_layout)
-        chosen_word, packing = words.source.payload, words.sink.payload
-        m.d.comb += [
-            words.source.valid.eq(word_valid & ~filled),
-            word_ready.eq(words.source.ready & ~filled),
-            chosen_word.data.eq(word),
-            chosen_word.last.eq(word_last),
-            chosen_word.packer.eq(selected),
-        ]
-        # one packer at a time has beats: the next section's words wait until they are gone
-        beats = [packer.beats for packer in packers.values()]
-        m.d.comb += [
-            beat.eq(reduce(or_, (b.payload.as_value() & b.valid.replicate(c.stream_width + 1) for b in beats))),
-            beat_valid.eq(reduce(or_, (b.valid for b in beats))),
-            *[b.ready.eq(beat_ready) for b in beats],
-        ]
-        for w, packer in packers.items():
-            m.d.comb += [packer.words.payload.data.eq(packing.data), packer.words.payload.last.eq(packing.last)]
-            with m.If(words.sink.valid & (packing.packer == number[w])):
-                m.d.comb += [packer.words.valid.eq(1), words.sink.ready.eq(packer.words.ready)]
-        fills = Signal()
-        # a cycle later: until then no word of the next section goes in
-        m.d.sync += section_sent.eq(beat_valid & beat_ready & beat.last)
-        m.d.sync += filled.eq(fills | (filled & ~section_sent))
-
-        def lane_bits(lanes: Any) -> Any:
-            return Cat(*[Cat(lanes[n], lanes[n][-1].replicate(e - len(lanes[n]))) for n in range(c.C)])
-
+        c, run = self.config, self.run
         # a statistics section's words are counted through, whatever they hold
         statistics_end = Signal(range(c.bitmap_words + STATISTICS_WORDS))
         m.d.sync += statistics_end.eq(run.end.bitmap_words + STATISTICS_WORDS)
         statistics_word = LoopCounter(m, statistics_end, "statistics_word")
-        column, unit, step, batch_tile = (
-            LoopCounter(m, run.end[loop.size], loop.name) for loop in (COLUMN, UNIT, STEP_DOWN, BATCH_TILE)
-        )
-        requested, request_tile = (
-            LoopCounter(m, run.end[loop.size], name)
-            for loop, name in ((UNIT, "requested"), (BATCH_TILE, "request_tile"))
-        )
-        loops = (statistics_word, column, unit, step, batch_tile, requested, request_tile)
-        second = FixedCounter(m, len(STATE.vectors), "second")  # of a unit's words: dh, then dc
-        counters: dict[Loop, Counter] = {COLUMN: column, UNIT: unit, STEP_DOWN: step, BATCH_TILE: batch_tile}
-        dx_nest = {loop: counters[loop] for loop in DX.nest.loops}
-        state_nest = {**{loop: counters[loop] for loop in STATE.nest.loops}, Loop("second"): second}
+        loops = {loop: LoopCounter(m, run.end[loop.size], loop.name) for loop in (COLUMN, UNIT, STEP_DOWN, BATCH_TILE)}
+        second = FixedCounter(m, len(STATE.vectors), _SECOND.name)
+        counters: dict[Loop, Counter] = {**loops, _SECOND: second}
         steps, _ = RESULT.groups
+        dx_nest = {loop: counters[loop] for loop in DX.nest.loops}
+        state_nest = {loop: counters[loop] for loop in (*STATE.nest.loops, _SECOND)}
         around = {loop: counters[loop] for loop in steps.loops}
-        request_base, requesting = Signal(range(self.state_depth)), Signal()
-        section = Signal(range(len(GRADIENTS.sections)))
+
+        packer = self._packer(m)
+        ends = {"statistics": statistics_word.at_end, "dx": at_ends(dx_nest), "state": at_ends(state_nest)}
+        chosen, taken = self._choose(m, packer, second, ends)
+        # not in the states: their choice implies them
+        with m.If(taken["statistics"]):
+            statistics_word.advance()
+        with m.If(taken["dx"]):
+            turn(m, dx_nest)
+        with m.If(taken["state"]):
+            turn(m, state_nest)
+
+        idle, section = Signal(), Signal(range(len(GRADIENTS.sections)))
         # settled long before a section ends: it is the run's last one of dx; it is the packet's last one
         last_section, final, is_final = Signal(), Signal(), Signal()
         m.d.sync += [last_section.eq(at_ends(around)), is_final.eq(final)]
-
-        # where words come from: registers say so, as they choose many bits
-        group = self.groups.payload
-        many = Mux(group.exact, number[elements * EXACT_BITS], number[elements * SHORT_BITS])
-        one = Mux(group.exact, number[EXACT_BITS], number[SHORT_BITS])
-        state = self.state.payload
-        sources: dict[str, tuple[Any, Any, Any, Any]] = {  # valid, word, whether it ends its section, packer
-            "statistics": (
-                self.statistics.valid,
-                self.statistics.payload,
-                statistics_word.at_end,
-                number[BITMAP_WORD],
-            ),
-            "dx": (self.dx.valid, lane_bits(self.dx.payload), at_ends(dx_nest), number[dx_width]),
-            "state": (
-                self.state.valid,
-                Mux(second.value, lane_bits(state.dc), lane_bits(state.dh)),
-                at_ends(state_nest),
-                number[state_width],
-            ),
-            "groups": (self.groups.valid, group.data, group.last, Mux(group.single, one, many)),
-        }
-        chosen = {name: Signal(name=f"from_{name}") for name in sources}
-        for n, target in enumerate((word_valid, word, word_last, selected)):
-            masked = [Value.cast(v[n]) & chosen[name].replicate(len(target)) for name, v in sources.items()]
-            m.d.comb += target.eq(reduce(or_, masked))
-        takes = {name: Signal(name=f"takes_{name}") for name in sources}
-        m.d.comb += [takes[name].eq(chosen[name] & v[0] & word_ready) for name, v in sources.items()]
-        m.d.comb += fills.eq(reduce(or_, (takes[name] & last for name, (_, _, last, _) in sources.items())))
-        m.d.comb += [
-            self.statistics.ready.eq(word_ready & chosen["statistics"]),
-            self.dx.ready.eq(word_ready & chosen["dx"]),
-            self.state.ready.eq(word_ready & chosen["state"] & second.at_end),
-            self.groups.ready.eq(word_ready & chosen["groups"]),
-        ]
-        # not in the states: their choice implies them
-        with m.If(takes["statistics"]):
-            statistics_word.advance()
-        with m.If(takes["dx"]):
-            turn(m, dx_nest)
-        with m.If(takes["state"]):
-            turn(m, state_nest)
+        self._request_states(m, idle)
 
         def enter(state: str, source: str | None = None) -> None:
             """Go on to a state, whose words come from `source`."""
@@ -188,8 +109,9 @@ class OutputPackets(wiring.Component):
 
         with m.FSM():
             with m.State("IDLE"):  # no packet
-                m.d.sync += [second.value.eq(0), request_base.eq(0), requesting.eq(1), section.eq(0)]
-                for loop in loops:
+                m.d.comb += idle.eq(1)
+                m.d.sync += [second.value.eq(0), section.eq(0)]
+                for loop in (statistics_word, *loops.values()):
                     loop.clear()
                 with m.If(self.start_run):
                     enter_section(steps.sections[0])
@@ -198,12 +120,12 @@ class OutputPackets(wiring.Component):
             for place, each in enumerate(steps.sections):  # of a batch tile
                 with m.State(each.name.upper()):
                     following = steps.sections[(place + 1) % len(steps.sections)]
-                    ends = following is steps.sections[0]
-                    if ends:
+                    last_of_tile = following is steps.sections[0]
+                    if last_of_tile:
                         m.d.comb += final.eq(last_section & ~run.state_out)
-                    with m.If(section_sent):
+                    with m.If(packer.sent):
                         enter_section(following)
-                        if ends:
+                        if last_of_tile:
                             turn(m, around)
                             with m.If(last_section):
                                 m.d.comb += self.result_done.eq(1)
@@ -211,31 +133,121 @@ class OutputPackets(wiring.Component):
                                 with m.If(is_final):
                                     enter("IDLE")
             with m.State(STATE.name.upper()):  # dh0 and dc0 of every batch tile
-                m.d.comb += [
-                    self.in_state.eq(1),
-                    final.eq(1),
-                    self.state_request.valid.eq(requesting),
-                    self.state_request.payload.eq(request_base + requested.value),
-                ]
-                with m.If(self.state_request.valid & self.state_request.ready):
-                    requested.advance()
-                    with m.If(requested.at_end):
-                        request_tile.advance()
-                        m.d.sync += [request_base.eq(request_base + c.max_H), requesting.eq(~request_tile.at_end)]
-                with m.If(section_sent):
+                m.d.comb += [self.in_state.eq(1), final.eq(1)]
+                with m.If(packer.sent):
                     enter("IDLE")
             with m.State("GRADIENTS"):  # db, dW_ih, dW_hh
                 m.d.comb += final.eq(section == len(GRADIENTS.sections) - 1)
-                with m.If(section_sent):
+                with m.If(packer.sent):
                     m.d.sync += section.eq(section + 1)
                     with m.If(is_final):
                         enter("IDLE")
 
         m.d.comb += [
-            self.beats.valid.eq(beat_valid),
-            beat_ready.eq(self.beats.ready),
-            self.beats.payload.data.eq(beat.data),
-            self.beats.payload.last.eq(beat.last & is_final),
-            self.done.eq(section_sent & is_final),
+            self.beats.payload.last.eq(packer.beats.payload.last & is_final),
+            self.done.eq(packer.sent & is_final),
         ]
         return m
+
+    def _packer(self, m: Module) -> SectionPacker:
+        """What makes beats of words; which of them end the packet is said elsewhere."""
+        c = self.config
+        widths = {BITMAP_WORD, self._vector_width(DX), self._vector_width(STATE), *self._group_widths.values()}
+        m.submodules.packer = packer = SectionPacker(widths, c.stream_width)
+        m.d.comb += [
+            self.beats.valid.eq(packer.beats.valid),
+            packer.beats.ready.eq(self.beats.ready),
+            self.beats.payload.data.eq(packer.beats.payload.data),
+        ]
+        return packer
+
+    def _choose(
+        self, m: Module, packer: SectionPacker, second: FixedCounter, ends: Mapping[str, Value]
+    ) -> tuple[dict[str, Signal], dict[str, Signal]]:
+        """By source of words, the register that chooses it, and whether one of its words is taken.
+
+        `ends` tells of each source but `groups`, whose words say so, whether its word at hand is its section's last.
+        """
+        group, state = self.groups.payload, self.state.payload
+        widths = {name: packer.number[width] for name, width in self._group_widths.items()}
+        sources: dict[str, tuple[Value, Any, Value, Any]] = {  # valid, word, whether it ends its section, its width
+            "statistics": (
+                self.statistics.valid,
+                self.statistics.payload,
+                ends["statistics"],
+                packer.number[BITMAP_WORD],
+            ),
+            "dx": (self.dx.valid, self._bits(self.dx.payload), ends["dx"], packer.number[self._vector_width(DX)]),
+            "state": (
+                self.state.valid,
+                Mux(second.value, self._bits(state.dc), self._bits(state.dh)),
+                ends["state"],
+                packer.number[self._vector_width(STATE)],
+            ),
+            "groups": (
+                self.groups.valid,
+                group.data,
+                group.last,
+                Mux(
+                    group.single,
+                    Mux(group.exact, widths["exact element"], widths["short element"]),
+                    Mux(group.exact, widths["exact group"], widths["short group"]),
+                ),
+            ),
+        }
+        chosen = {name: Signal(name=f"from_{name}") for name in sources}
+        words, word = packer.words, packer.words.payload
+        for n, target in enumerate((words.valid, word.data, word.last, word.width)):
+            m.d.comb += target.eq(
+                one_hot_choice((chosen[name], Value.cast(source[n])) for name, source in sources.items())
+            )
+        ready = {name: words.ready & choice for name, choice in chosen.items()}
+        m.d.comb += [
+            self.statistics.ready.eq(ready["statistics"]),
+            self.dx.ready.eq(ready["dx"]),
+            self.state.ready.eq(ready["state"] & second.at_end),
+            self.groups.ready.eq(ready["groups"]),
+        ]
+        taken = {name: Signal(name=f"takes_{name}") for name in sources}
+        m.d.comb += [taken[name].eq(ready[name] & valid) for name, (valid, *_) in sources.items()]
+        return chosen, taken
+
+    def _request_states(self, m: Module, idle: Signal) -> None:
+        """Asks for dh0 and dc0 of each unit of each batch tile, once, while the state section is sent."""
+        requested, request_tile = (
+            LoopCounter(m, self.run.end[loop.size], name)
+            for loop, name in ((UNIT, "requested"), (BATCH_TILE, "request_tile"))
+        )
+        base, requesting = Signal(range(self.state_depth), name="request_base"), Signal()
+        m.d.comb += [
+            self.state_request.valid.eq(self.in_state & requesting),
+            self.state_request.payload.eq(base + requested.value),
+        ]
+        with m.If(idle):
+            requested.clear()
+            request_tile.clear()
+            m.d.sync += [base.eq(0), requesting.eq(1)]
+        with m.If(self.state_request.valid & self.state_request.ready):
+            requested.advance()
+            with m.If(requested.at_end):
+                request_tile.advance()
+                m.d.sync += [base.eq(base + self.config.max_H), requesting.eq(~request_tile.at_end)]
+
+    def _vector_width(self, section: Section) -> int:
+        return section.vectors[0].vector_bits(self.config)
+
+    @property
+    def _group_widths(self) -> dict[str, int]:
+        count = group_elements(self.config)
+        return {
+            "exact element": EXACT_BITS,
+            "short element": SHORT_BITS,
+            "exact group": count * EXACT_BITS,
+            "short group": count * SHORT_BITS,
+        }
+
+    def _bits(self, lanes: Any) -> Value:
+        """A lane vector as it is on the stream: every lane sign-extended to an element."""
+        bits = self.config.formats.element_bits
+        every = [lanes[n] for n in range(self.config.C)]
+        return Cat(*[Cat(lane, lane[-1].replicate(bits - len(lane))) for lane in every])

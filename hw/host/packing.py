@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
+
+from gradsieve.hw.lib.idioms import one_hot_choice
+from gradsieve.hw.lib.register_slice import RegisterSlice
 
 
 def beat_layout(width: int) -> data.StructLayout:
@@ -79,4 +83,65 @@ class Packer(wiring.Component):
                         filling.eq(0),
                         index.eq(0),
                     ]
+        return m
+
+
+class SectionPacker(wiring.Component):
+    """Sections of words to beats: each section's words have one of `widths`, which `width` numbers in rising order.
+
+    The next section's words wait until the last beat of this one is gone; a cycle later `sent` is high for a cycle.
+    `latency` cycles from the word that completes a beat, `gap` from a section's last word, if that is one beat, to the
+    next section's first.  Raises AssertionError if `widths` are not distinct.
+    """
+
+    latency = RegisterSlice.latency + Packer.latency
+    gap = latency + len(("sent", "the next section is let in"))
+
+    def __init__(self, widths: Iterable[int], beat_width: int) -> None:
+        self.widths, self.beat_width = sorted(widths), beat_width
+        assert len(set(self.widths)) == len(self.widths)
+        self.number = {width: n for n, width in enumerate(self.widths)}
+        super().__init__(
+            {
+                "words": In(
+                    stream.Signature(
+                        data.StructLayout({"data": self.widths[-1], "last": 1, "width": range(len(self.widths))})
+                    )
+                ),
+                "beats": Out(stream.Signature(beat_layout(beat_width))),
+                "sent": Out(1),
+            }
+        )
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        # keeps the choice of a word and the choice of a packer apart
+        m.submodules.slice = words = RegisterSlice(self.words.payload.shape())
+        filled = Signal()
+        m.d.comb += [
+            words.source.valid.eq(self.words.valid & ~filled),
+            self.words.ready.eq(words.source.ready & ~filled),
+            words.source.payload.eq(self.words.payload),
+        ]
+        packers = [Packer(width, self.beat_width) for width in self.widths]
+        word = words.sink.payload
+        for number, packer in enumerate(packers):
+            m.submodules[f"pack_{packer.word_width}"] = packer
+            m.d.comb += [
+                packer.words.payload.data.eq(word.data),
+                packer.words.payload.last.eq(word.last),
+                packer.beats.ready.eq(self.beats.ready),
+            ]
+            with m.If(words.sink.valid & (word.width == number)):
+                m.d.comb += [packer.words.valid.eq(1), words.sink.ready.eq(packer.words.ready)]
+        beats = [packer.beats for packer in packers]
+        m.d.comb += [
+            self.beats.valid.eq(Cat(*[b.valid for b in beats]).any()),
+            self.beats.payload.eq(one_hot_choice([(b.valid, b.payload.as_value()) for b in beats])),
+        ]
+        fills = self.words.valid & self.words.ready & self.words.payload.last
+        m.d.sync += [
+            self.sent.eq(self.beats.valid & self.beats.ready & self.beats.payload.last),
+            filled.eq(fills | (filled & ~self.sent)),
+        ]
         return m

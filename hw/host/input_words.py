@@ -1,4 +1,4 @@
-"""Words of input packets from their pieces, to the stores or to the gate sequencer."""
+"""Beats of input packets to pieces, and pieces to words, for the stores or the gate sequencer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from functools import reduce
 from operator import or_
 from typing import Any
 
-from amaranth.hdl import Module, Shape, Signal, Value, signed
+from amaranth.hdl import Array, Module, Mux, Shape, Signal, Value, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -87,6 +87,121 @@ class PacketContents(wiring.Signature):
         )
 
 
+class BeatPieces:
+    """The beat at hand, taken piece by piece: when it is popped, what ends with a piece, and what is wrong with it.
+
+    Logic of a module `m` that takes `beats` and gives pieces `to` a stream: the states of the module call `take` for
+    the section at hand, and say in `section_end`, `packet_end` and, where it is not always so, `word_end` what ends
+    with the piece that is taken.
+    """
+
+    def __init__(self, m: Module, config: EngineConfig, beats: stream.Interface, to: stream.Interface) -> None:
+        self._m, self._beats, self.to = m, beats, to
+        width_of, beat_width = word_widths(config), config.stream_width
+        self._widths = {section: width_of[targets[0]] for section, targets in TARGETS.items()}
+        self._beats_of_word = {section: -(-width // beat_width) for section, width in self._widths.items()}
+        self._words_of_beat = {section: -(-beat_width // width) for section, width in self._widths.items()}
+        # contents are taken: a register, so that no state has to be decoded for that
+        self.in_body, self.body_begins = Signal(name="in_body"), Signal(name="body_begins")
+        # what pops a beat comes from registers: it goes with its last piece, or, if that was not known ahead, then
+        self.pop_with_piece, self.pop = Signal(name="pop_with_piece"), Signal(name="pop")
+        self.accepted, self.complete = Signal(name="accepted"), Signal(name="complete")
+        self.part_end, self.word_end = Signal(name="part_end"), Signal(init=1, name="word_end")
+        self.section_end, self.packet_end = Signal(name="section_end"), Signal(name="packet_end")
+        self.index, self.bit = Signal.like(to.payload.index, name="index"), Signal.like(to.payload.bit, name="bit")
+        self.part = Signal(range(max(self._words_of_beat.values())), name="part")
+        self.last_index = Signal.like(self.index, name="last_index")
+        self.next_single = Signal(name="next_single")  # the next word is one beat or less
+        self._handshake()
+
+    def _handshake(self) -> None:
+        m, beats, to, offered = self._m, self._beats, self.to, Signal(name="offered")
+        m.d.comb += [
+            beats.ready.eq(self.pop | (self.pop_with_piece & to.ready)),
+            offered.eq(beats.valid & self.in_body & ~self.pop),
+            self.accepted.eq(offered & to.ready),
+            to.valid.eq(offered),
+            to.payload.complete.eq(self.complete),
+            to.payload.index.eq(self.index),
+            to.payload.bit.eq(self.bit),
+        ]
+        m.d.sync += [self.pop.eq(0), self.body_begins.eq(0)]
+        with m.If(self.accepted):
+            with m.If(~self.complete):
+                m.d.sync += [self.index.eq(self.index + 1), self.complete.eq(self.index + 1 == self.last_index)]
+            with m.Elif(self.word_end):
+                m.d.sync += [
+                    self.index.eq(0),
+                    self.part.eq(Mux(self.part_end | self.section_end, 0, self.part + 1)),
+                    self.complete.eq(self.next_single),
+                ]
+
+    @property
+    def packet_ends(self) -> Value:
+        """The packet's last piece is taken."""
+        return self.accepted & self.complete & self.packet_end
+
+    @property
+    def wrong_end(self) -> Value:
+        """The beat at hand is partial, or the packet ends too early or too late."""
+        beat = self._beats.payload
+        # a section's last word ends its beat: the next section begins on a beat boundary
+        early = beat.last & (~self.complete | self.section_end | (self.part_end & self.word_end))
+        return self.accepted & (beat.partial | Mux(self.complete & self.packet_end, ~beat.last, early))
+
+    def clear(self) -> None:
+        """To the first piece of a word."""
+        self._m.d.sync += [self.index.eq(0), self.part.eq(0), self.bit.eq(0)]
+
+    def is_single(self, section: Section) -> bool:
+        """Whether a section's words are one beat or less."""
+        return self._beats_of_word[section] == 1
+
+    def pops_with_first_piece(self, section: Section) -> bool:
+        """Whether a beat is one piece; the last of a word of column masks stays for all its bits."""
+        return not self.is_single(section) or (self._words_of_beat[section] == 1 and section is not COLUMNS)
+
+    def take(self, section: Section, address: Any, second: Value) -> Value:
+        """Takes pieces of a section's words; the result is high when a word is complete, or a bit of column masks."""
+        m, beat, piece, count = self._m, self._beats.payload, self.to.payload, self._words_of_beat[section]
+        first, *others = TARGETS[section]
+        width = self._widths[section]
+        parts = [beat.data[n * width : (n + 1) * width] for n in range(count)]
+        m.d.comb += [
+            piece.data.eq(Array(parts)[self.part] if len(parts) > 1 else beat.data),
+            piece.target.eq(Mux(second, others[0], first) if others else first),
+            piece.address.eq(address),
+            self.last_index.eq(self._beats_of_word[section] - 1),
+            self.next_single.eq(self.is_single(section)),
+            self.part_end.eq(self.part == count - 1),
+        ]
+        at_first = self.pops_with_first_piece(section)
+        with m.If(self.body_begins):
+            m.d.sync += [self.pop_with_piece.eq(at_first), self.complete.eq(self.is_single(section))]
+        if section is COLUMNS:
+            with m.If(self.accepted & self.complete & self.word_end):
+                m.d.sync += [self.pop.eq(self.part_end | self.section_end), self.pop_with_piece.eq(at_first)]
+            with m.Elif(self.accepted & ~self.complete):
+                m.d.sync += self.pop_with_piece.eq(self.index + 1 != self.last_index)
+        elif not at_first:
+            with m.If(self.accepted):
+                m.d.sync += [
+                    self.pop.eq(self.section_end & ~self.pop_with_piece),
+                    self.pop_with_piece.eq(self.part == count - 2),
+                ]
+        return self.accepted & self.complete
+
+    def end(self, stop: Value, clear: Value) -> None:
+        """What overrides the states: contents begin, end, or are cut off."""
+        m = self._m
+        with m.If(self.body_begins):
+            m.d.sync += self.in_body.eq(1)
+        with m.If(self.packet_ends | stop | clear):
+            m.d.sync += [self.pop_with_piece.eq(0), self.in_body.eq(0)]
+        with m.If(clear):
+            m.d.sync += [self.pop.eq(0), self.body_begins.eq(0)]
+
+
 class InputWords(wiring.Component):
     """Puts the pieces of a word together and offers it where it goes, `latency` cycles after the last one.
 
@@ -148,7 +263,9 @@ class InputWords(wiring.Component):
             m.d.comb += [port.valid.eq(valid[target]), port.payload.address.eq(tag.address)]
 
         # the choice among all bits of a word takes two cycles: a byte, then a bit
-        byte, byte_valid, byte_tag = Signal(8), Signal(), Signal(tag_layout, reset_less=True)
+        byte = Signal(8)
+        byte_valid = Signal()
+        byte_tag = Signal(tag_layout, reset_less=True)
         m.d.sync += [
             byte_valid.eq(valid[Target.COLUMNS]),
             byte_tag.eq(tag),

@@ -46,9 +46,11 @@ class Engine(wiring.Component):
         # both streams end in registers: no path runs through the engine from port to port
         m.submodules.input_slice = input_slice = RegisterSlice(input_beat_layout(c.stream_width))
         m.submodules.output_slice = output_slice = RegisterSlice(beat_layout(c.stream_width))
-        soft_reset, resync = Signal(), Signal()
+        soft_reset = Signal()
+        resync = Signal()
         # from registers: resets are the widest nets of all, and simulators follow every input through all logic
-        reset, core_reset = Signal(init=1), Signal(init=1)
+        reset = Signal(init=1)
+        core_reset = Signal(init=1)
         m.d.sync += [soft_reset.eq(core.soft_reset), resync.eq(core.soft_resync)]
 
         # ports; what the blocks still say in the cycle before they are reset does not leave

@@ -60,7 +60,8 @@ class AnswerStore(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.slots = slots = StreamMemory(word_layout(), WINDOW * SLOT_BYTES)
-        words, index = self.words, Signal(range(SLOT_BYTES), reset_less=True)
+        words = self.words
+        index = Signal(range(SLOT_BYTES), reset_less=True)
         place = Cat(index, self.sequence[: (WINDOW - 1).bit_length()])
         header_byte = Signal(DATA_BITS)
         write = slots.write
@@ -131,7 +132,9 @@ class AnswerStore(wiring.Component):
 
     def _header(self, m: Module) -> list[Any]:
         """The bytes that `protocol.parse_response` reads."""
-        flags, free, available = Signal(DATA_BITS), Signal(2 * DATA_BITS), Signal(2 * DATA_BITS)
+        flags = Signal(DATA_BITS)
+        free = Signal(2 * DATA_BITS)
+        available = Signal(2 * DATA_BITS)
         m.d.comb += [
             flags.eq(Cat(self.status, Const(0, 6 - len(self.status)), self.drained, self.last)),
             free.eq(self.free),

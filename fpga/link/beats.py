@@ -33,7 +33,9 @@ class BeatAssembler(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         count = self.width // DATA_BITS
-        index, ended, shift = Signal(range(count)), Signal(), Signal()
+        index = Signal(range(count))
+        ended = Signal()
+        shift = Signal()
         beat = Signal(self.width, reset_less=True)
         m.d.comb += [
             self.words.ready.eq(~self.beats.valid & ~ended),
@@ -74,8 +76,10 @@ class BeatSplitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         count = self.width // DATA_BITS
-        beat, keep = Signal(self.width, reset_less=True), Signal(count, reset_less=True)
-        last, index = Signal(reset_less=True), Signal(range(count))
+        beat = Signal(self.width, reset_less=True)
+        keep = Signal(count, reset_less=True)
+        last = Signal(reset_less=True)
+        index = Signal(range(count))
         with m.FSM():
             with m.State("BEAT"):  # take the next beat
                 m.d.comb += self.beats.ready.eq(1)

@@ -40,9 +40,13 @@ class ByteQueue(wiring.Component):
         m.submodules.memory = memory = StreamMemory(word_layout(), self.depth)
         # one bit more than an address: full and empty differ
         pointer = range(2 * self.depth)
-        written, committed, asked, read = Signal(pointer), Signal(pointer), Signal(pointer), Signal(pointer)
+        written = Signal(pointer)
+        committed = Signal(pointer)
+        asked = Signal(pointer)
+        read = Signal(pointer)
         commit = Signal()
-        used, ready = Signal(pointer), Signal(pointer)
+        used = Signal(pointer)
+        ready = Signal(pointer)
         m.d.comb += [
             used.eq(written - read),
             ready.eq(committed - read),

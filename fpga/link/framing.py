@@ -44,7 +44,8 @@ class SerialCrc(wiring.Component):
         processor = crc.Processor(CRC32_ETHERNET(data_width=1))
         # its `start` would cost a multiplexer a bit, a reset costs nothing
         m.submodules.crc = ResetInserter(self.clear)(processor)
-        bits, left = Signal(DATA_BITS, reset_less=True), Signal(range(DATA_BITS + 1))
+        bits = Signal(DATA_BITS, reset_less=True)
+        left = Signal(range(DATA_BITS + 1))
         m.d.comb += [
             self.busy.eq(left != 0),
             processor.data.eq(bits[0]),
@@ -81,10 +82,15 @@ class Deframer(wiring.Component):
         m = Module()
         m.submodules.crc = check = SerialCrc()
         shortest = REQUEST_HEADER + CRC_BYTES
-        count, escaped, bad, begun = Signal(range(shortest + 1)), Signal(), Signal(), Signal()
+        count = Signal(range(shortest + 1))
+        escaped = Signal()
+        bad = Signal()
+        begun = Signal()
         # the last four bytes wait here: after them may come the flag that makes them the CRC
         waiting = [Signal(DATA_BITS, name=f"waiting_{n}", reset_less=True) for n in range(CRC_BYTES)]
-        byte, is_flag, is_escape = Signal(DATA_BITS), Signal(), Signal()
+        byte = Signal(DATA_BITS)
+        is_flag = Signal()
+        is_escape = Signal()
         m.d.comb += [
             is_flag.eq(self.bytes.payload == FLAG),
             is_escape.eq(self.bytes.payload == ESCAPE),
@@ -124,8 +130,12 @@ class Framer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.crc = check = SerialCrc()
-        byte, escaped, special = Signal(DATA_BITS, reset_less=True), Signal(), Signal()
-        in_crc, index, fresh = Signal(), Signal(range(CRC_BYTES)), Signal()
+        byte = Signal(DATA_BITS, reset_less=True)
+        escaped = Signal()
+        special = Signal()
+        in_crc = Signal()
+        index = Signal(range(CRC_BYTES))
+        fresh = Signal()
         m.d.comb += [
             special.eq((byte == FLAG) | (byte == ESCAPE)),
             check.bytes.payload.eq(byte),

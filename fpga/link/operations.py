@@ -103,9 +103,12 @@ class RegisterOperations(Operation):
         m.submodules.master = master = RegisterMaster()
         wiring.connect(m, master.bus, wiring.flipped(self.bus))
         word = self.words.payload
-        address, count = Signal(ADDRESS_WIDTH), Signal(range(WORD_BYTES))
-        write, value = Signal(), Signal(DATA_WIDTH, reset_less=True)
-        latest, taken = Signal(DATA_BITS, reset_less=True), Signal()
+        address = Signal(ADDRESS_WIDTH)
+        count = Signal(range(WORD_BYTES))
+        write = Signal()
+        value = Signal(DATA_WIDTH, reset_less=True)
+        latest = Signal(DATA_BITS, reset_less=True)
+        taken = Signal()
         m.d.comb += [
             master.address.eq(address & ~(WORD_BYTES - 1)),
             write.eq((address & WRITE) != 0),
@@ -174,7 +177,8 @@ class SendOperation(Operation):
 
     def elaborate(self, platform: Any) -> Module:
         m = self._module()
-        word, held = self.words.payload, Signal(DATA_BITS, reset_less=True)
+        word = self.words.payload
+        held = Signal(DATA_BITS, reset_less=True)
         m.d.comb += [self.input.payload.data.eq(held), self.input.payload.end.eq(word.end & self.last)]
         with m.FSM():
             with m.State("IDLE"):  # no such request
@@ -216,7 +220,8 @@ class ReceiveOperation(Operation):
     def elaborate(self, platform: Any) -> Module:
         m = self._module()
         word, byte = self.words.payload, self.output.payload
-        wanted, huge = Signal(range(SLOT_BYTES), reset_less=True), Signal(reset_less=True)
+        wanted = Signal(range(SLOT_BYTES), reset_less=True)
+        huge = Signal(reset_less=True)
         # bytes that may still come, less one: the sign tells that there are none
         left = Signal(range(-1, SLOT_BYTES), reset_less=True)
         m.d.sync += self.ended.eq(0)

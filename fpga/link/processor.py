@@ -75,14 +75,17 @@ class RequestProcessor(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         self.m = m = Module()
         # the session, and in it the number of the next request and how many answers are kept
-        self.session, self.in_session = Signal(DATA_BITS), Signal()
-        self.expected, self.kept = Signal(DATA_BITS), Signal(range(WINDOW + 1))
+        self.session = Signal(DATA_BITS)
+        self.in_session = Signal()
+        self.expected = Signal(DATA_BITS)
+        self.kept = Signal(range(WINDOW + 1))
         self.rejected = Signal()
         # the request
         self.word = self.requests.payload
         self.asked, self.sequence, self.kind = (Signal(DATA_BITS, reset_less=True) for _ in range(3))
         self.outcome = Signal(_Outcome, reset_less=True)
-        self.status, self.last = Signal(Status, reset_less=True), Signal(reset_less=True)
+        self.status = Signal(Status, reset_less=True)
+        self.last = Signal(reset_less=True)
         # what it is judged by, from registers: two cycles after its sequence number
         self.known, self.in_order, self.recent = (Signal(reset_less=True) for _ in range(3))
         behind = Signal(DATA_BITS, reset_less=True)
@@ -90,7 +93,10 @@ class RequestProcessor(wiring.Component):
         operations = self._operations()
         # no room for the answer to another operation, if the two bytes that may be on their way are counted
         tight = Signal(reset_less=True)
-        self.listening, self.over, self.rest, self.begin = Signal(), Signal(), Signal(), Signal()
+        self.listening = Signal()
+        self.over = Signal()
+        self.rest = Signal()
+        self.begin = Signal()
         self.wanted = {kind: Signal(name=f"wants_{kind.name.lower()}", reset_less=True) for kind in operations}
         m.d.sync += [
             behind.eq(self.expected - self.sequence),

@@ -41,7 +41,10 @@ class RegisterMaster(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        bus, pending, dead, cycles = self.bus, Signal(), Signal(), Signal(range(BUS_CYCLES + 1))
+        bus = self.bus
+        pending = Signal()
+        dead = Signal()
+        cycles = Signal(range(BUS_CYCLES + 1))
         m.d.comb += [
             bus.awaddr.eq(self.address),
             bus.araddr.eq(self.address),

@@ -59,7 +59,8 @@ class SerialLink(wiring.Component):
         m.submodules.output_queue, m.submodules.splitter = new_session(output_queue), new_session(splitter)
 
         # line to requests: a frame is committed whole or not at all
-        overflow, dropped = Signal(), Signal(DATA_BITS)
+        overflow = Signal()
+        dropped = Signal(DATA_BITS)
         good = deframer.good & ~overflow & requests.write.ready
         m.d.comb += [
             receiver.rx.eq(self.rx),

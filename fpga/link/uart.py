@@ -37,7 +37,8 @@ class UartReceiver(wiring.Component):
         m = Module()
         line = Signal(init=1)
         m.submodules.synchronizer = FFSynchronizer(self.rx, line, init=1)
-        ticks, bits = Signal(range(self.divisor)), Signal(range(DATA_BITS))
+        ticks = Signal(range(self.divisor))
+        bits = Signal(range(DATA_BITS))
         sample = Signal()
         m.d.comb += sample.eq(ticks == 0)
         m.d.sync += [self.bytes.valid.eq(0), self.error.eq(0), ticks.eq(ticks - 1)]
@@ -81,7 +82,9 @@ class UartTransmitter(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         frame_bits = 1 + DATA_BITS + 1
-        ticks, left, tick = Signal(range(self.divisor)), Signal(range(frame_bits)), Signal()
+        ticks = Signal(range(self.divisor))
+        left = Signal(range(frame_bits))
+        tick = Signal()
         # `tx` is the lowest bit of the register that goes out, and so has no logic behind it
         rest = Signal(1 + DATA_BITS, init=-1, reset_less=True)
         m.d.comb += self.bytes.ready.eq(~self.active)

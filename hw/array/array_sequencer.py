@@ -80,13 +80,16 @@ class ArraySequencer(wiring.Component):
         m.submodules.column = column = RegisterSlice(1)
         wiring.connect(m, columns.word, column.source)
 
-        step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
+        step = Signal(range(c.max_T))
+        batch_tile = LoopCounter(m, run.end.batch_tiles, "batch_tile")
         # both count the tiles; they end apart
         x_tile, h_tile = LoopCounter(m, run.end.x_tiles, "x_tile"), LoopCounter(m, run.end.h_tiles, "h_tile")
         first_column = Signal(bits_for(max(c.max_I, c.max_H) + c.R))
-        slot, any_row = Signal(), Signal()
+        slot = Signal()
+        any_row = Signal()
         m.submodules.inputs_ready = inputs = CreditCounter(2)  # batch tiles whose x and h wait for their jobs
-        issue, offer = Signal(), Signal()
+        issue = Signal()
+        offer = Signal()
         end_x, end_h = x_tile.at_end, h_tile.at_end
         phase = Signal(range(len(self.phases)))
 
@@ -174,7 +177,9 @@ class ArraySequencer(wiring.Component):
         c, run = self.config, self.run
         meta = data.View(_meta_layout(c), meta_fifo.r_data)
         m.submodules.judged = judged = RegisterSlice(job_layout(c))
-        kept, skip, judges = Signal(), Signal(), Signal()
+        kept = Signal()
+        skip = Signal()
+        judges = Signal()
         m.d.comb += [
             kept.eq(column.sink.payload | ~run.column_mask),
             skip.eq(having(meta.job.dataflow, begins="store") & ~meta.job.ends_step & (~kept | ~meta.any_row)),
@@ -189,7 +194,9 @@ class ArraySequencer(wiring.Component):
 
     def _send(self, m: Module, judged: RegisterSlice) -> None:
         """To both readers in the same cycle."""
-        fenced, offered, both_ready = Signal(), judged.sink.payload, Signal()
+        fenced = Signal()
+        offered = judged.sink.payload
+        both_ready = Signal()
         loads, stores = having(offered.dataflow, stationary="input"), having(offered.dataflow, ends="store")
         m.d.comb += [
             both_ready.eq(self.jobs.ready & (self.input_jobs.ready | ~loads)),

@@ -118,7 +118,9 @@ class Compactor(wiring.Component):
         wiring.connect(m, row_request.sink, rows.request)
         wiring.connect(m, block_request.sink, blocks.request)
         ask_row, ask_block = row_request.source, block_request.source
-        word, issue, last_word = Signal(range(words)), Signal(), Signal()
+        word = Signal(range(words))
+        issue = Signal()
+        last_word = Signal()
         job = self.jobs.payload
         m.d.comb += [
             # a column that is not kept has no index whatever its rows: one word is enough to say so
@@ -150,13 +152,17 @@ class Compactor(wiring.Component):
         m.submodules.new_entry = new_entry = RegisterSlice(_entry_layout(c))
         wiring.connect(m, new_entry.sink, entries.w_stream)
         entry_free, pushes = new_entry.source.ready, new_entry.source.valid
-        arrived, some = Signal(), Signal()
+        arrived = Signal()
+        some = Signal()
         wanted_layout = data.StructLayout({"bits": BITMAP_WORD, **dict(fetched_layout.members)})
         masked_layout = data.StructLayout({"groups": BITMAP_WORD // GROUP, "some": 1, **dict(wanted_layout.members)})
         m.submodules.wanted = wanted_slice = RegisterSlice(wanted_layout)
         m.submodules.masked = masked_slice = RegisterSlice(masked_layout)
-        wanted, masked, fetched_now = wanted_slice.sink.payload, masked_slice.sink.payload, Signal()
-        pending, pending_valid = Signal(_entry_layout(c)), Signal()
+        wanted = wanted_slice.sink.payload
+        masked = masked_slice.sink.payload
+        fetched_now = Signal()
+        pending = Signal(_entry_layout(c))
+        pending_valid = Signal()
         pushed = Signal(_entry_layout(c))
         m.d.comb += [
             wanted_slice.source.valid.eq(rows.word.valid & blocks.word.valid & fetched_fifo.r_rdy),
@@ -210,12 +216,15 @@ class Compactor(wiring.Component):
     def _groups(self, m: Module, entries: SyncFIFOBuffered) -> RegisterSlice:
         """From words to groups of bits: the lowest group that has one."""
         c = self.config
-        current, current_valid = Signal(_entry_layout(c)), Signal()
+        current = Signal(_entry_layout(c))
+        current_valid = Signal()
         m.submodules.next_entry = next_entry = RegisterSlice(_entry_layout(c))
         wiring.connect(m, entries.r_stream, next_entry.source)
         groups = [current.bits[n : n + GROUP] for n in range(0, BITMAP_WORD, GROUP)]
         # known ahead, from registers: the group to take, those after it, and whether there are none
-        chosen, rest, word_done = Signal(BITMAP_WORD // GROUP), Signal(BITMAP_WORD // GROUP), Signal()
+        chosen = Signal(BITMAP_WORD // GROUP)
+        rest = Signal(BITMAP_WORD // GROUP)
+        word_done = Signal()
         group_taken = Signal()
         m.d.comb += [
             next_entry.sink.ready.eq(~current_valid | (group_taken & word_done)),
@@ -243,8 +252,11 @@ class Compactor(wiring.Component):
     def _indices(self, m: Module, next_group: RegisterSlice) -> None:
         """From groups to indices: the lowest bit."""
         c = self.config
-        group, group_valid, first = Signal(_group_layout(c)), Signal(), Signal(init=1)
-        group_done, advance = Signal(), Signal()
+        group = Signal(_group_layout(c))
+        group_valid = Signal()
+        first = Signal(init=1)
+        group_done = Signal()
+        advance = Signal()
         lowest = _lowest(group.bits)
         out = self.indices.payload
         m.d.comb += [

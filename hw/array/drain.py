@@ -92,7 +92,8 @@ class Drain(wiring.Component):
         wiring.connect(m, next_row.sink, row_slice.source)
         job, queued_row = next_job.sink.payload, row_slice.sink.payload
         m.submodules.tiles_open = tiles = CreditCounter(self.tiles, at_once=1 + self.kept_free)
-        spacing, index = Signal(range(c.R + 1)), Signal(range(c.R))
+        spacing = Signal(range(c.R + 1))
+        index = Signal(range(c.R))
         # a row and what its job says of it
         placed_layout = data.StructLayout(
             {
@@ -123,7 +124,8 @@ class Drain(wiring.Component):
         take = Signal()
         # ends of tiles are R cycles apart: the drain register of a lane serves one row at a time
         # a register says so
-        spaced, next_spaced = Signal(init=1), Signal()
+        spaced = Signal(init=1)
+        next_spaced = Signal()
         m.d.comb += next_spaced.eq(spaced | (spacing == 1))
         with m.If(self.jobs.valid):
             m.d.comb += next_spaced.eq(c.R <= JOB_DELAY + 1)

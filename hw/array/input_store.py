@@ -62,7 +62,9 @@ class InputStore(wiring.Component):
         m.submodules.asked = asked = RegisterSlice(
             data.StructLayout({"address": range(self.depth), "meta": meta_layout})
         )
-        row, issue, asks = Signal(range(c.R)), Signal(), Signal()
+        row = Signal(range(c.R))
+        issue = Signal()
+        asks = Signal()
         job, ask, coming = self.jobs.payload, asked.sink.payload, asked.source.payload
         m.d.comb += [
             asked.source.valid.eq(self.jobs.valid),
@@ -83,7 +85,8 @@ class InputStore(wiring.Component):
         with m.If(issue):
             m.d.sync += row.eq(Mux(row == c.R - 1, 0, row + 1))
 
-        send, complete = Signal(), Signal()
+        send = Signal()
+        complete = Signal()
         m.d.comb += [
             send.eq(~complete & meta_fifo.r_rdy & (memory.word.valid | ~meta.exists)),
             meta_fifo.r_en.eq(send),

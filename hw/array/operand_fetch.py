@@ -131,7 +131,10 @@ class OperandFetch(wiring.Component):
         """High when an index asks for its words: nothing that it waits for is missing."""
         ask, waiting = asked.sink.payload, asked.sink.valid
         index, job = ask.index, ask.index.job
-        issue, no_inputs, no_room, behind = Signal(), Signal(), Signal(), Signal()
+        issue = Signal()
+        no_inputs = Signal()
+        no_room = Signal()
+        behind = Signal()
         # what the indices before did, from registers: the inputs that are loaded may belong to a job on its way, ...
         starts = Signal(STORE_LATENCY)
         # ... a gradient index not be counted in the array yet, and the drain not know of a tile that has just ended
@@ -217,7 +220,8 @@ class OperandFetch(wiring.Component):
         way_back = gradient_latency(c)  # the operand's register is made up for by the announcement's lead
         back_layout = data.StructLayout({"address": range(c.weight_words), "write": 1})
         m.submodules.back = back = DelayLine(back_layout, way_back)
-        returns, returning = Signal(way_back), Signal()
+        returns = Signal(way_back)
+        returning = Signal()
         settling = Signal(range(c.R + 1))  # until the last row's sum is written
         m.d.sync += returns.eq(Cat(arrives & having(meta.dataflow, ends="store"), returns[:-1]))
         m.d.comb += [

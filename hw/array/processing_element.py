@@ -78,8 +78,10 @@ class ProcessingElement(wiring.Component):
             multiplier.b.eq(self.dz),
         ]
         # what is passed on needs no reset: the control bits beside it say what counts
-        weight, dz = (Signal.like(v, reset_less=True) for v in (self.weight, self.dz))
-        total, finished = (Signal.like(v, reset_less=True) for v in (self.total, self.finished))
+        weight = Signal.like(self.weight, reset_less=True)
+        dz = Signal.like(self.dz, reset_less=True)
+        total = Signal.like(self.total, reset_less=True)
+        finished = Signal.like(self.finished, reset_less=True)
         m.d.comb += [
             self.weight_out.eq(weight),
             self.dz_out.eq(dz),
@@ -95,7 +97,8 @@ class ProcessingElement(wiring.Component):
         # apart from `total`, so that it is zero again when the next tile begins: that needs no third addend
         accumulator = Signal(signed(self.config.error_sum_width), reset_less=True)
         # what to do with the product, from registers beside it; a reset zeroes the sum a cycle later
-        zeroes, goes_on = Signal(init=1), Signal(init=1)
+        zeroes = Signal(init=1)
+        goes_on = Signal(init=1)
         # whatever these two say first: all elements of a diagonal of the array hear the same
         adds_partial = Signal(name="adds_partial", **unshared(self.lane))
         accumulates = Signal(name="accumulates", **unshared(self.lane))

@@ -46,7 +46,8 @@ class WeightGradientStore(wiring.Component):
         c = self.config
         width, elements = c.formats.weight_grad_width, group_elements(c)
         change_layout = data.StructLayout({"clear": 1, "address": range(c.weight_words)})
-        change, changes = Signal(change_layout), Signal()
+        change = Signal(change_layout)
+        changes = Signal()
         m.d.comb += [
             changes.eq(self.write.valid | self.clear.valid),
             change.clear.eq(self.clear.valid),

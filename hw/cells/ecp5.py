@@ -48,7 +48,8 @@ class Ecp5Cells(Cells):
         if max(block.a_width, block.b_width) > MULTIPLIER_WIDTH:
             return None
         m = Module()
-        a, b = Signal(MULTIPLIER_WIDTH), Signal(MULTIPLIER_WIDTH)
+        a = Signal(MULTIPLIER_WIDTH)
+        b = Signal(MULTIPLIER_WIDTH)
         p = Signal(2 * MULTIPLIER_WIDTH)
         m.d.comb += [a.eq(block.a), b.eq(block.b), block.p.eq(p)]
         registers = {f"p_REG_{r}_CLK": "CLK0" for r in ("INPUTA", "INPUTB", "OUTPUT")}
@@ -78,11 +79,13 @@ class Ecp5Cells(Cells):
         width = max(widths)
         unused = MEMORY_WIDTHS[width]
         blocks = -(-block.width // width)
-        written, read = Signal(blocks * width), Signal(blocks * width)
+        written = Signal(blocks * width)
+        read = Signal(blocks * width)
         m.d.comb += [written.eq(block.write_data), block.read_data.eq(read)]
         # the two lowest address bits of an 18-bit port are its byte enables
         low = Const((1 << unused) - 1 if width == 18 else 0, unused)
-        address_a, address_b = Signal(MEMORY_ADDRESS_BITS), Signal(MEMORY_ADDRESS_BITS)
+        address_a = Signal(MEMORY_ADDRESS_BITS)
+        address_b = Signal(MEMORY_ADDRESS_BITS)
         m.d.comb += [address_a.eq(Cat(low, block.write_address)), address_b.eq(Cat(low, block.read_address))]
         for n in range(blocks):
             outputs = Signal(18, name=f"outputs_{n}")

@@ -53,7 +53,8 @@ class BiasGradientAccumulator(wiring.Component):
         address = Signal(range(c.gate_rows), reset_less=True)
         choice = range(max(rate, 2))
         banks = [Signal(choice, name=f"bank_stage{n + 1}", reset_less=True) for n in range(BlockMemory.latency)]
-        clears, clear = Signal(), Signal.like(address, reset_less=True)
+        clears = Signal()
+        clear = Signal.like(address, reset_less=True)
         m.d.sync += [
             address.eq(self.address),
             *[later.eq(earlier) for earlier, later in pairwise((address % rate, *banks))],

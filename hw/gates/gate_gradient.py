@@ -66,7 +66,8 @@ class GateGradientUnit(wiring.Component):
         m.submodules.queue = queue = CreditQueue(gate_rows_layout(c), self.pipeline, each=period)
         wiring.connect(m, queue.sink, wiring.flipped(self.rows))
         phase, at_phase = self._interval_cycle(m, "rows")
-        boundary, taken = at_phase[-1], Signal()  # the last cycle of an interval
+        boundary = at_phase[-1]
+        taken = Signal()  # the last cycle of an interval
         boundaries = [self._interval_cycle(m, f"lane_{lane}")[1][-1] for lane in range(lanes)]
         m.d.comb += [
             self.inputs.ready.eq(boundary & queue.room),

@@ -147,7 +147,9 @@ class GatePath(wiring.Component):
         # of its own, so that no stall of the output reaches the gate sequencer; it takes two cycles a unit anyway
         m.submodules.state_for_host = host_words = RegisterSlice(state_layout(c), full=False)
         connect(m, host_words.sink, flipped(host.state))
-        for_host, asks, words = Signal(), state_request.source, state_words.sink
+        for_host = Signal()
+        asks = state_request.source
+        words = state_words.sink
         m.d.sync += for_host.eq(host.active)
         for request, state_in, turn in (
             (sequencer.state_request, sequencer.state, ~for_host),

@@ -64,21 +64,28 @@ class GateSequencer(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         c, run = self.config, self.run
-        step, batch_tile = Signal(range(c.max_T)), LoopCounter(m, run.end.batch_tiles, "batch_tile")
-        first_step, slot, last_tile = Signal(), Signal(), batch_tile.at_end
+        step = Signal(range(c.max_T))
+        batch_tile = LoopCounter(m, run.end.batch_tiles, "batch_tile")
+        first_step = Signal()
+        slot = Signal()
+        last_tile = batch_tile.at_end
         m.submodules.slots = slots = CreditCounter(2)  # halves of the double-buffered stores
         m.submodules.hidden_tiles = tiles = CreditCounter(c.batch_tiles)  # batch tiles whose dh_rec is not complete
         m.submodules.cells_open = cells = CreditCounter(2 * c.max_H)  # units in the gate gradient unit
         requested, unit = LoopCounter(m, run.end.H, "requested"), LoopCounter(m, run.end.H, "unit")
         column = LoopCounter(m, run.end.I, "column")
-        requesting, last_step = Signal(), Signal()
+        requesting = Signal()
+        last_step = Signal()
         # the states in which records and x are taken, as registers: their stall reaches far
-        in_units, in_x = Signal(), Signal()
+        in_units = Signal()
+        in_x = Signal()
         # the cells of a batch tile leave the unit when the next one's records go in: they have their own counters
         cell_unit, cell_tile = LoopCounter(m, run.end.H, "cell_unit"), LoopCounter(m, run.end.batch_tiles, "cell_tile")
         cell_base = Signal(range(self.state_depth))
-        tile_base, input_base = Signal(range(self.state_depth)), Signal(range(self.input_depth))
-        starting, lane_count = Signal(), Signal(bits_for(c.C))
+        tile_base = Signal(range(self.state_depth))
+        input_base = Signal(range(self.input_depth))
+        starting = Signal()
+        lane_count = Signal(bits_for(c.C))
         m.d.comb += [
             lane_count.eq(Mux(last_tile, run.last_lanes, c.C)),
             input_base.eq(Mux(slot, self.input_depth // 2, 0)),
@@ -175,7 +182,8 @@ class GateSequencer(wiring.Component):
         m.submodules.gate_inputs = unit_slice = RegisterSlice(gate_input_layout(c), full=self.period < 3)
         wiring.connect(m, unit_slice.sink, wiring.flipped(self.gate_inputs))
         inputs = unit_slice.source.payload
-        lane_valid, seeded = Signal(c.C), Signal()
+        lane_valid = Signal(c.C)
+        seeded = Signal()
         # steady before the first unit of a batch tile
         m.d.sync += [seeded.eq(has_state), lane_valid.eq(Cat(*[n < lane_count for n in range(c.C)]))]
         for name in ("i", "f", "g", "o", "tanh_c", "c_prev"):
@@ -187,7 +195,8 @@ class GateSequencer(wiring.Component):
                 inputs.dh[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dh[n], 0)),
                 inputs.dc[n].eq(Mux(lane_valid[n] & seeded, self.state.payload.dc[n], 0)),
             ]
-        take, may_take = Signal(), Signal()
+        take = Signal()
+        may_take = Signal()
         waits_for_record = in_units & self.state.valid & unit_slice.source.ready
         if self.period > 1:
             # a register, as all this comes from far, and what it decides reaches far

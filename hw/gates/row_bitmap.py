@@ -58,14 +58,17 @@ class RowBitmapBuilder(wiring.Component):
         group = LoopCounter(m, end_group, "group")
         here = Signal(word_groups, init=1)  # where in its word a group goes, one-hot
         word_index = Signal(range(c.bitmap_words + 1))
-        word, next_word = Signal(BITMAP_WORD), Signal(BITMAP_WORD)
+        word = Signal(BITMAP_WORD)
+        next_word = Signal(BITMAP_WORD)
         rows = [Signal(bits_for(c.max_H), name=f"rows_{g}") for g in "ifgo"]
         elements = [Signal(bits_for(c.max_H * c.C), name=f"elements_{g}") for g in "ifgo"]
         gate = Signal(2)
         payload = self.sieved.payload
         # counted a cycle later
-        taken, taken_gate = Signal(), Signal.like(gate)
-        kept, non_zero = Signal.like(payload.kept), Signal.like(payload.elements)
+        taken = Signal()
+        taken_gate = Signal.like(gate)
+        kept = Signal.like(payload.kept)
+        non_zero = Signal.like(payload.elements)
         m.d.sync += [taken.eq(0), taken_gate.eq(gate), kept.eq(payload.kept), non_zero.eq(payload.elements)]
         for r in range(rate):
             for g in range(r, 4, rate):
@@ -83,7 +86,8 @@ class RowBitmapBuilder(wiring.Component):
         ]
         # takes rows, as the state says: a register, as it reaches all of a row's registers; also a row that ends no
         # word waits for the statistics, so that fewer signals decide
-        collecting, take = Signal(), Signal()
+        collecting = Signal()
+        take = Signal()
         m.d.comb += [
             self.sieved.ready.eq(collecting & self.statistics.ready),
             take.eq(self.sieved.valid & self.sieved.ready),

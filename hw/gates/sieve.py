@@ -91,7 +91,8 @@ class Sieve(wiring.Component):
             shift, reaches, nonzero = self._shift(m, pipe, score, tau_msb)
             pipe.begin("decided")
             low_bits = Cat(*[n < shift.now for n in range(MAX_SHIFT)])
-            keep, element_mask = Signal(), Signal(c.C)
+            keep = Signal()
+            element_mask = Signal(c.C)
             m.d.comb += element_mask.eq(-1)
             with m.Switch(self.mode):
                 with m.Case(SieveMode.DENSE):

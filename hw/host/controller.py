@@ -82,7 +82,9 @@ class Controller(wiring.Component):
             self.sizes_bad.eq(division.bad),
             *[getattr(self.run, n).eq(getattr(division.sizes, n)) for n in sizes_layout(self.config).members],
         ]
-        idle, preparing, faulted = Signal(), Signal(), Signal()
+        idle = Signal()
+        preparing = Signal()
+        faulted = Signal()
         refused = Signal(Shape.cast(ErrorCode))
         terms_after, no_start, no_read = self._refusals(m, division)
         rested = self._rested(m, idle)
@@ -143,12 +145,14 @@ class Controller(wiring.Component):
         From registers: a command comes a cycle after the registers that it is about.
         """
         c, f = self.config, self.config.formats
-        terms_after, too_many_terms = Signal(bits_for(c.max_terms + c.max_B * c.max_T)), Signal()
+        terms_after = Signal(bits_for(c.max_terms + c.max_B * c.max_T))
+        too_many_terms = Signal()
         m.d.sync += [terms_after.eq(self.terms + division.terms), too_many_terms.eq(terms_after > c.max_terms)]
         bad_mode = (self._field("MODE", "sieve") == SieveMode.STOCHASTIC) & (self.random == 0)
         largest_fraction = min(f.weight_grad.fraction, f.bias_grad.fraction)
         bad_read = ~self._field("READ_MODE", "exact") & (self._field("READ_MODE", "fraction") > largest_fraction)
-        no_start, no_read = Signal(Shape.cast(ErrorCode)), Signal(Shape.cast(ErrorCode))
+        no_start = Signal(Shape.cast(ErrorCode))
+        no_read = Signal(Shape.cast(ErrorCode))
         m.d.sync += [
             no_start.eq(Mux(too_many_terms, ErrorCode.TOO_MANY_TERMS, ErrorCode.NONE)),
             no_read.eq(Mux(bad_read, ErrorCode.BAD_MODE, ErrorCode.NONE)),

@@ -51,7 +51,8 @@ class Counters(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         # a cycle later, as what it counts
-        start, read = Signal(init=1), Signal(init=1)  # a reset zeroes all
+        start = Signal(init=1)
+        read = Signal(init=1)  # a reset zeroes all
         m.d.sync += [start.eq(self.start), read.eq(self.read)]
         for name in (*COUNTERS_64, *COUNTERS_32):
             counter = Signal.like(getattr(self, name.lower()), name=name.lower(), reset_less=name not in LIFETIME)

@@ -104,7 +104,8 @@ class HostSide(wiring.Component):
             m.d.comb += block.run.eq(controller.run)
 
         # a read is over when its packet is, and the last of the words that it clears
-        packet_sent, words_cleared = Signal(), Signal()
+        packet_sent = Signal()
+        words_cleared = Signal()
         with m.If(output.done | controller.read):
             m.d.sync += packet_sent.eq(output.done)
         with m.If(readout.done | controller.read):
@@ -173,7 +174,8 @@ class HostSide(wiring.Component):
         m.submodules.counters = counters = Counters(self.config)
         in_read = Signal()  # cycles of readouts: from the command to the packet's end
         # cycles of a run: from the start to the last statistics or dx beat and the last weight gradient stored
-        in_result, has_result = Signal(), Signal()
+        in_result = Signal()
+        has_result = Signal()
         with m.If(controller.read | output.done):
             m.d.sync += in_read.eq(controller.read)
         with m.If(controller.start | output.result_done):

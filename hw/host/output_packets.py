@@ -93,9 +93,12 @@ class OutputPackets(wiring.Component):
         with m.If(taken["state"]):
             turn(m, state_nest)
 
-        idle, section = Signal(), Signal(range(len(GRADIENTS.sections)))
+        idle = Signal()
+        section = Signal(range(len(GRADIENTS.sections)))
         # settled long before a section ends: it is the run's last one of dx; it is the packet's last one
-        last_section, final, is_final = Signal(), Signal(), Signal()
+        last_section = Signal()
+        final = Signal()
+        is_final = Signal()
         m.d.sync += [last_section.eq(at_ends(around)), is_final.eq(final)]
         self._request_states(m, idle)
 
@@ -218,7 +221,8 @@ class OutputPackets(wiring.Component):
             LoopCounter(m, self.run.end[loop.size], name)
             for loop, name in ((UNIT, "requested"), (BATCH_TILE, "request_tile"))
         )
-        base, requesting = Signal(range(self.state_depth), name="request_base"), Signal()
+        base = Signal(range(self.state_depth), name="request_base")
+        requesting = Signal()
         m.d.comb += [
             self.state_request.valid.eq(self.in_state & requesting),
             self.state_request.payload.eq(base + requested.value),

@@ -38,7 +38,10 @@ class PacketCloser(wiring.Component):
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
-        out, free, closing, begun = self.closed, Signal(), Signal(), Signal()
+        out = self.closed
+        free = Signal()
+        closing = Signal()
+        begun = Signal()
         m.d.comb += [
             self.open.eq(begun | out.valid),
             free.eq(~out.valid | out.ready),

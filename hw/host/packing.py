@@ -46,8 +46,12 @@ class Packer(wiring.Component):
         word, beat = self.words.payload, self.beats.payload
         if self.word_width > self.beat_width:
             count = self.word_width // self.beat_width
-            held, held_last, held_valid = Signal(self.word_width), Signal(), Signal()
-            index, last_beat, sent = Signal(range(count)), Signal(), Signal()
+            held = Signal(self.word_width)
+            held_last = Signal()
+            held_valid = Signal()
+            index = Signal(range(count))
+            last_beat = Signal()
+            sent = Signal()
             m.d.comb += [
                 last_beat.eq(index == count - 1),
                 self.beats.valid.eq(held_valid),
@@ -64,7 +68,9 @@ class Packer(wiring.Component):
                 m.d.sync += [held.eq(word.data), held_last.eq(word.last), held_valid.eq(1)]
         else:
             count = self.beat_width // self.word_width
-            index, last_word, filling = Signal(range(max(count, 2))), Signal(), Signal(self.beat_width)
+            index = Signal(range(max(count, 2)))
+            last_word = Signal()
+            filling = Signal(self.beat_width)
             m.d.comb += [
                 last_word.eq(index == count - 1),
                 self.words.ready.eq(~self.beats.valid | self.beats.ready),

@@ -73,13 +73,16 @@ class WeightGradientReadout(wiring.Component):
         m.submodules.queue = queue = CreditQueue(group_layout(c), self.pipeline, at_once=group_count(c))
         wiring.connect(m, queue.sink, wiring.flipped(self.groups))
         # asked for, group by group
-        asks, asking = Signal(), Signal(self._asked_layout)
-        asked_valid, asked = Signal(), Signal(self._asked_layout, reset_less=True)
+        asks = Signal()
+        asking = Signal(self._asked_layout)
+        asked_valid = Signal()
+        asked = Signal(self._asked_layout, reset_less=True)
         m.d.sync += [asked_valid.eq(asks), asked.eq(asking)]
         m.d.comb += queue.reserve.eq(asks)
 
         loops = {loop: LoopCounter(m, run.end[loop.size], loop.name) for loop in (UNIT, X_TILE, H_TILE)}
-        gate, base = FixedCounter(m, Run.gates, "gate"), Signal(range(c.weight_words + c.gate_rows))
+        gate = FixedCounter(m, Run.gates, "gate")
+        base = Signal(range(c.weight_words + c.gate_rows))
         counters: dict[Loop, Counter] = {GATE: gate, **loops}
         row = Signal(range(c.gate_rows))
         m.d.comb += row.eq(Cat(gate.value, loops[UNIT].value))
@@ -88,8 +91,11 @@ class WeightGradientReadout(wiring.Component):
         group, first_group, last_group = self._groups_of_word(m, asks & ~asking.bias)
 
         _, *matrices = GRADIENTS.sections
-        address, clearing, at_last = Signal(range(self.depth)), Signal(), Signal()
-        finished, flushed = Signal(), Signal()
+        address = Signal(range(self.depth))
+        clearing = Signal()
+        at_last = Signal()
+        finished = Signal()
+        flushed = Signal()
         with m.FSM():
             with m.State("IDLE"):  # nothing to do
                 m.d.sync += [address.eq(0), base.eq(0), gate.value.eq(0)]
@@ -154,7 +160,9 @@ class WeightGradientReadout(wiring.Component):
     def _groups_of_word(self, m: Module, advance: Value) -> tuple[Signal, Signal, Signal]:
         """The group of a word of dW that is asked for next, and whether it is the word's first and its last."""
         groups = group_count(self.config)
-        group, first, last = Signal(range(max(groups, 2))), Signal(init=1), Signal(init=groups == 1)
+        group = Signal(range(max(groups, 2)))
+        first = Signal(init=1)
+        last = Signal(init=groups == 1)
         with m.If(advance):
             m.d.sync += [
                 group.eq(Mux(last, 0, group + 1)),
@@ -177,7 +185,8 @@ class WeightGradientReadout(wiring.Component):
         The last row's sums are cleared R cycles after the first's.
         """
         c = self.config
-        walking, walk = Signal(), Signal(range(self.depth), reset_less=True)
+        walking = Signal()
+        walk = Signal(range(self.depth), reset_less=True)
         read_out = asked_valid & asked.last_group & ~self.mode.keep
         m.d.sync += [
             walking.eq(clearing),

@@ -56,8 +56,13 @@ class RegisterFile(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         bus = self.bus
-        address, word, strobe = Signal(ADDRESS_WIDTH), Signal(DATA_WIDTH), Signal(DATA_WIDTH // 8)
-        has_address, has_word, write, writes = Signal(), Signal(), Signal(), Signal()
+        address = Signal(ADDRESS_WIDTH)
+        word = Signal(DATA_WIDTH)
+        strobe = Signal(DATA_WIDTH // 8)
+        has_address = Signal()
+        has_word = Signal()
+        write = Signal()
+        writes = Signal()
         m.d.comb += [
             bus.awready.eq(~has_address),
             bus.wready.eq(~has_word),
@@ -92,8 +97,12 @@ class RegisterFile(wiring.Component):
                     m.d.sync += signal.eq((word & mask) | (signal & ~mask))
 
         # the choice among all words takes three cycles: which, some of them, all of them
-        read_address, has_read = Signal(ADDRESS_WIDTH), Signal()
-        decoded, found, chosen, known = Signal(), Signal(), Signal(), Signal()
+        read_address = Signal(ADDRESS_WIDTH)
+        has_read = Signal()
+        decoded = Signal()
+        found = Signal()
+        chosen = Signal()
+        known = Signal()
         m.d.comb += bus.arready.eq(~has_read)
         with m.If(bus.arvalid & bus.arready):
             m.d.sync += [read_address.eq(bus.araddr), has_read.eq(1)]

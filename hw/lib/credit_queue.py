@@ -54,7 +54,8 @@ class CreditQueue(wiring.Component):
         wiring.connect(m, word.sink, out.source)
         wiring.connect(m, out.sink, wiring.flipped(self.sink))
         # counted a cycle later: `room` leaves out one reservation more
-        reserves, leaves = Signal(), Signal()
+        reserves = Signal()
+        leaves = Signal()
         m.submodules.reserved = reserved = CreditCounter(self.depth, self.each, self.at_once + self.each)
         m.d.sync += [reserves.eq(self.reserve), leaves.eq(queue.r_rdy & queue.r_en)]
         m.d.comb += [

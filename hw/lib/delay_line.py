@@ -31,7 +31,8 @@ class DelayLine(wiring.Component):
             m.submodules.memory = memory = Memory(shape=unsigned(self.width), depth=words, init=[])
             write, read = memory.write_port(), memory.read_port(domain="comb")
             # each place is read just before it is written again
-            place, place_at_end = Signal(range(words), reset_less=True), Signal(reset_less=True)
+            place = Signal(range(words), reset_less=True)
+            place_at_end = Signal(reset_less=True)
             next_place = Signal.like(place)
             m.d.comb += [
                 next_place.eq(Mux(place_at_end, 0, place + 1)),

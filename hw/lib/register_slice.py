@@ -45,7 +45,8 @@ class RegisterSlice(wiring.Component):
             wiring.connect(m, wiring.flipped(source), register.source)
             wiring.connect(m, register.sink, wiring.flipped(sink))
             return ResetInserter(self.clear)(m)
-        spare, spare_valid = Signal(self.shape, reset_less=True), Signal()
+        spare = Signal(self.shape, reset_less=True)
+        spare_valid = Signal()
         m.d.comb += source.ready.eq(~spare_valid)
         # not as conditions: synthesis would have them share the logic of the payload's enable, which may lie far away
         stalled = sink.valid & ~sink.ready

@@ -39,7 +39,8 @@ class StreamMemory(wiring.Component):
     def elaborate(self, platform: Any) -> Module:
         m = Module()
         m.submodules.memory = memory = BlockMemory(Shape.cast(self.shape).width, self.depth)
-        read_valid, read_ready = Signal(), Signal()
+        read_valid = Signal()
+        read_ready = Signal()
         out_ready = Signal()
         m.d.comb += [
             memory.write_enable.eq(self.write.valid),

@@ -44,7 +44,9 @@ test-heavy: setup ## Run the long suites
 
 .PHONY: bitstreams
 bitstreams: setup ## Build the bitstream of every board with its own engine (hours)
-	@set -e; for board in ulx3s ecpix5 orangecrab tang_primer_20k arty_a7; do \
+	@set -e; \
+	boards=$$($(BIN)/python -c 'from gradsieve.fpga.boards.registry import BOARDS; print(*BOARDS)'); \
+	for board in $$boards; do \
 	  $(BIN)/gradsieve build --board $$board -o build/bitstreams; done
 
 .PHONY: lint

@@ -56,7 +56,7 @@ class ByteQueue(wiring.Component):
             memory.request.valid.eq(asked != committed),
             memory.request.payload.eq(asked),
         ]
-        # a register behind the memory, which is loaded when it is empty: no path runs through from reader to memory
+        # a register after the memory, which is loaded when it is empty: no path runs through from reader to memory
         m.d.comb += memory.word.ready.eq(~self.read.valid)
         with m.If(~self.read.valid):
             m.d.sync += [self.read.valid.eq(memory.word.valid), self.read.payload.eq(memory.word.payload)]

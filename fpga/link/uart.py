@@ -85,7 +85,7 @@ class UartTransmitter(wiring.Component):
         ticks = Signal(range(self.divisor))
         left = Signal(range(frame_bits))
         tick = Signal()
-        # `tx` is the lowest bit of the register that goes out, and so has no logic behind it
+        # `tx` is the lowest bit of the register that goes out, and so has no logic after it
         rest = Signal(1 + DATA_BITS, init=-1, reset_less=True)
         m.d.comb += self.bytes.ready.eq(~self.active)
         m.d.sync += [ticks.eq(ticks - 1), tick.eq(ticks == 1)]

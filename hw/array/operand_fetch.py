@@ -134,7 +134,7 @@ class OperandFetch(wiring.Component):
         issue = Signal()
         no_inputs = Signal()
         no_room = Signal()
-        behind = Signal()
+        fenced_off = Signal()
         # what the indices before did, from registers: the inputs that are loaded may belong to a job on its way, ...
         starts = Signal(STORE_LATENCY)
         # ... a gradient index not be counted in the array yet, and the drain not know of a tile that has just ended
@@ -143,8 +143,8 @@ class OperandFetch(wiring.Component):
         m.d.comb += [
             no_inputs.eq(ask.takes_inputs & ~(self.inputs_loaded & ~starts.any())),
             no_room.eq(ask.ends_in_drain & ~(self.drain_ready & ~just_ended)),
-            behind.eq(ask.fenced & ~(in_array.idle & ~to_array)),
-            issue.eq(waiting & ~no_inputs & ~no_room & ~behind),
+            fenced_off.eq(ask.fenced & ~(in_array.idle & ~to_array)),
+            issue.eq(waiting & ~no_inputs & ~no_room & ~fenced_off),
             asked.sink.ready.eq(issue),
             self.row_request.valid.eq(issue & ~index.empty),
             self.row_request.payload.eq(ask.row),

@@ -97,7 +97,7 @@ async def cut_off(bench: Bench) -> None:
 
 @test
 async def cut_off_again(bench: Bench) -> None:
-    """A second `clear` in any cycle behind a first one that cut a packet off: there is still one closing beat."""
+    """A second `clear` in any cycle after a first one that cut a packet off: there is still one closing beat."""
     width = bench.config.stream_width
     beat = {"data": bench.rng.getrandbits(width), "last": 0}
     for stalled in range(6):  # cycles in which the beat waits that was offered at the first `clear`

@@ -52,7 +52,7 @@ async def full(bench: Bench) -> None:
         words = [bench.rng.getrandbits(width) for _ in range(2 * depth)]
         source.send(words)
         await bench.run_for(4 * depth)
-        # three more are in the registers behind; the last that were reserved leave room for fewer than `at_once`
+        # three more are in the registers after it; the last that were reserved leave room for fewer than `at_once`
         bench.scoreboard.equal("words that fit", len(source.sent), depth - QueuedPipeline.at_once + 1 + 3)
         bench.scoreboard.equal("empty", bench.get("empty"), 0)
         sink.stall = iter(lambda: False, True)  # always takes

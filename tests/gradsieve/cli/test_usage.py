@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gradsieve.cli.application import VERBS, main
+from gradsieve.cli.options import BoardOption, PresetOption
+from gradsieve.fpga.boards.registry import BOARDS
+from gradsieve.hw.config import PRESETS
+
+
+@pytest.mark.parametrize(("option", "names"), [(BoardOption, BOARDS), (PresetOption, PRESETS)])
+def test_help_lists_every_name(option: Any, names: dict[str, object]) -> None:
+    *first, last = names  # written out in the help, which is printed without loading boards and configs
+    assert option.__metadata__[0].help.endswith(f": {', '.join(first)} or {last}.")
 
 
 @pytest.mark.parametrize(

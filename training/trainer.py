@@ -12,41 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradsieve.hw import config as engine_config
-from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.files import claimed
-from gradsieve.training.accounting import Account, LayerSize
-from gradsieve.training.backends import Backend, DeviceBackend, FloatBackend, GoldenBackend, fitting_config
+from gradsieve.training.accounting import Account
+from gradsieve.training.backends import Backend
 from gradsieve.training.checkpoint import difference, load_checkpoint, save_checkpoint
+from gradsieve.training.construction import (
+    engine_of,
+    layer_sizes,
+    make_backend,
+    make_lstm,
+    make_model,
+    make_optimizer,
+    make_schedule,
+    make_weight_method,
+)
 from gradsieve.training.errors import SettingsError, TrainingError
 from gradsieve.training.history import Record, Result
-from gradsieve.training.language_model import LanguageModel, evaluate
-from gradsieve.training.lstm import SievedLSTM
-from gradsieve.training.methods.schedules import MixedTraining
-from gradsieve.training.methods.sieves import METHODS, DenseSieve, SieveError
+from gradsieve.training.language_model import evaluate
 from gradsieve.training.methods.snt_asgd import SNTASGD
-from gradsieve.training.methods.structured_dropout import ColumnDropout, StructuredDropout
 from gradsieve.training.reports.report import write_report, write_result
 from gradsieve.training.settings import Settings, make
 from gradsieve.training.text import Corpus, Streams
-from gradsieve.training.weight_methods import MaskSampling, NoMasks, SparseWeights, WeightMethod
 
 CHECKPOINT, RESULT, REPORT = "checkpoint.pt", "result.json", "report.html"
 
 Progress = Callable[[int, str], None]
-
-
-def engine_of(settings: Settings) -> EngineConfig:
-    """The engine of a training: the one that is named, or one that fits the model.  Raises ConfigError."""
-    e, m, loop = settings.backend, settings.model, settings.training
-    if e.preset is not None:
-        return engine_config.preset(e.preset)
-    if e.config is not None:
-        return engine_config.load(e.config)
-    inputs = max(m.embedding or m.hidden, m.hidden if m.layers > 1 else 0)
-    return fitting_config(
-        m.hidden, inputs, loop.batch, loop.window, lanes=e.lanes or loop.batch, columns=e.columns, name="training"
-    )
 
 
 class Trainer:
@@ -61,7 +51,7 @@ class Trainer:
         loop, text = settings.training, settings.text
         torch.set_num_threads(loop.threads)
         self.config = engine_of(settings)
-        sizes = self._layer_sizes()
+        sizes = layer_sizes(settings)
         if settings.backend.kind != "float":
             for s in sizes:
                 self.config.check_run(H=s.H, I=s.I, B=s.B, T=s.T)
@@ -70,17 +60,11 @@ class Trainer:
         self.valid = self.corpus.valid[: text.valid_tokens]
         self._open = ExitStack()
         torch.manual_seed(loop.seed)
-        self.lstm = self._lstm(backend or self._backend())
-        dropout = settings.dropout
-        output: nn.Module | None = None
-        if dropout.output:
-            structured = ColumnDropout(dropout.output, settings.backend.columns)
-            output = structured if dropout.kind == "structured" else nn.Dropout(dropout.output)
-        standard_input = nn.Dropout(dropout.input) if dropout.kind == "standard" and dropout.input else None
-        self.model = LanguageModel(len(self.corpus.vocabulary), self.lstm, standard_input, output)
-        self.optimizer = self._optimizer()
-        self.masks = self._masks()
-        self.schedule = self._schedule()
+        self.lstm = make_lstm(settings, backend or self._open.enter_context(make_backend(settings, self.config)))
+        self.model = make_model(settings, len(self.corpus.vocabulary), self.lstm)
+        self.optimizer = make_optimizer(settings, self.model)
+        self.masks = make_weight_method(settings, self.lstm)
+        self.schedule = make_schedule(settings)
         self.account = Account(sizes, self.config, loop.batch * loop.window)
         self.state = self.model.zero_state(loop.batch)
         self.done = 0
@@ -92,69 +76,6 @@ class Trainer:
     def close(self) -> None:
         """Give the device up, if there is one."""
         self._open.close()
-
-    # building
-
-    def _layer_sizes(self) -> list[LayerSize]:
-        m, loop = self.settings.model, self.settings.training
-        return [
-            LayerSize(f"l{n}", m.hidden, m.hidden if n else m.embedding or m.hidden, loop.batch, loop.window)
-            for n in range(m.layers)
-        ]
-
-    def _backend(self) -> Backend:
-        e = self.settings.backend
-        if e.kind == "float":
-            return FloatBackend(e.lanes or None, e.columns, dense_where_faster=e.dense_where_faster)
-        if e.kind == "golden":
-            return GoldenBackend(self.config)
-        from gradsieve.fpga.device import simulated
-
-        return DeviceBackend(self._open.enter_context(simulated(self.config)))
-
-    def _lstm(self, backend: Backend) -> SievedLSTM:
-        m, d, loop = self.settings.model, self.settings.dropout, self.settings.training
-        columns = None
-        if d.kind == "structured" and (d.input or d.hidden):
-            columns = StructuredDropout(d.input, d.hidden, backend.columns)
-        return SievedLSTM(
-            m.embedding or m.hidden,
-            m.hidden,
-            m.layers,
-            dropout=d.input if d.kind == "standard" and m.layers > 1 else 0.0,
-            backend=backend,
-            column_dropout=columns,
-            seed=loop.seed,
-        )
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        loop = self.settings.training
-        if loop.optimizer == "adam":
-            return torch.optim.Adam(self.model.parameters(), lr=loop.rate)
-        if loop.optimizer == "sgd":
-            return torch.optim.SGD(self.model.parameters(), lr=loop.rate)
-        return SNTASGD(self.model.parameters(), lr=loop.rate)
-
-    def _masks(self) -> WeightMethod:
-        s, loop, columns = self.settings, self.settings.training, self.lstm.backend.columns
-        if s.sparse_weights is not None:
-            return SparseWeights(self.lstm, s.sparse_weights, columns, loop.steps, loop.seed)
-        if s.sampled_masks is not None:
-            return MaskSampling(self.lstm, s.sampled_masks, columns, loop.steps, loop.seed)
-        return NoMasks()
-
-    def _schedule(self) -> MixedTraining:
-        s, loop = self.settings.sieve, self.settings.training
-        if s.method == "dense":
-            return MixedTraining(DenseSieve(), loop.steps)
-        # The loss of a step is the mean over the tokens of a window, tau is told for their sum.
-        tau = None if s.tau is None else s.tau / (loop.batch * loop.window)
-        target = s.target if not s.targets else s.targets[0][1]
-        try:
-            sieve = METHODS[s.method](tau=tau, target=target)
-            return MixedTraining(sieve, loop.steps, s.warm_up, s.dense_every, s.dense_tail, s.targets)
-        except SieveError as error:
-            raise SettingsError(f"sieve.{error}") from None
 
     def _watch_backward(self) -> None:
         """Time the LSTM's backward passes, PyTorch's own and ours alike: from the gradient of y to that of x."""

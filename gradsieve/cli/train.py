@@ -147,7 +147,7 @@ def settings_of(config: Path | None, options: dict[str, dict[str, Any]]) -> Sett
 def _build_simulator(settings: Settings) -> None:
     """Build it under a name: it takes a minute or two the first time."""
     from gradsieve.fpga.verilated import load
-    from gradsieve.training.trainer import engine_of
+    from gradsieve.training.construction import engine_of
 
     engine = engine_of(settings)
     with stages(f"simulator of {engine.name}") as stage:

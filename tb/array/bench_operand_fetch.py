@@ -174,7 +174,8 @@ async def run(bench: Bench, gaps: bool, held: bool) -> None:
     bench.scoreboard.equal("count of operands", len(values), len(expected))
     bench.scoreboard.sequence("operand", actual, expected)
     bench.scoreboard.sequence("address", [a for a, _ in asked], [a for _, a in asked])
-    bench.scoreboard.sequence("write", list(zip(writes.cycles, writes.values, strict=True)), expected_writes)
+    bench.scoreboard.sequence("write", writes.values, [address for _, address in expected_writes])
+    bench.scoreboard.sequence("cycle of a write", writes.cycles, [at for at, _ in expected_writes])
     if expected_writes:  # the last row's sum is written R cycles after the announcement
         last = expected_writes[-1][0]
         soon = [n for n in pulses.cycles["idle"] if last - 1 <= n <= last + c.R]

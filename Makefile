@@ -42,6 +42,10 @@ test: lint ## Lint, check types and run the test suite
 test-heavy: setup ## Run the long suites
 	$(BIN)/python -m pytest -n $(WORKERS) -q -m heavy
 
+.PHONY: coverage
+coverage: setup ## Report the lines and bits of the Verilog that the benches of `tiny` reach (10 minutes)
+	@$(BIN)/gradsieve verify --preset tiny --coverage
+
 .PHONY: bitstreams
 bitstreams: setup ## Build the bitstream of every board with its own engine (hours)
 	@set -e; \

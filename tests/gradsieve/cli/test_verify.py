@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
+import gradsieve.tb.coverage_reasons
 import gradsieve.tb.runner
 from gradsieve.cli.application import main
 from gradsieve.hw.config import EngineConfig
 from gradsieve.tb.blocks import BLOCKS
-from gradsieve.tb.runner import BenchResult
+from gradsieve.tb.coverage_reasons import Reason
+from gradsieve.tb.runner import COUNTS_FILE, DESIGN_FILE, BenchResult
+from tests.tb.test_line_coverage import BODY, branches
 
 
 def result(block: str, config: EngineConfig, seed: int = 1, **_: Any) -> BenchResult:
@@ -68,3 +71,44 @@ def test_an_unknown_block_is_one_line_and_status_2(capsys: pytest.CaptureFixture
     assert out == ""
     assert err.startswith("error: --block must be one of register_file, ")
     assert len(err.splitlines()) == 1
+
+
+def with_counts(second: int) -> Any:
+    """A bench that passes, and in whose design the second of two branches ran so many times."""
+
+    def run(block: str, config: EngineConfig, counts: Path, **settings: Any) -> BenchResult:
+        (counts / DESIGN_FILE).write_text("module dut(clk);\n" + BODY.format(clock="clk"))
+        (counts / COUNTS_FILE).write_text(branches("dut", 1, 5, second))
+        return result(block, config)
+
+    return run
+
+
+@pytest.mark.parametrize(("why", "said"), [(None, "no reason given"), ("b is never high", "b is never high")])
+def test_coverage_lists_what_never_ran(
+    why: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = next(iter(BLOCKS))
+    monkeypatch.setattr(gradsieve.tb.runner, "run_bench", with_counts(0))
+    reasons = [Reason(first, "if (b)", why)] if why else []
+    monkeypatch.setattr(gradsieve.tb.coverage_reasons, "known_reasons", lambda: reasons)
+    file = tmp_path / "result.json"
+    assert main(["verify", "--preset", "tiny", "--coverage", "--json", str(file)]) == 1  # half of the lines
+    out = capsys.readouterr().out
+    assert f"{first}: if (b) begin q <= 1'h0;\n  {said}" in out
+    assert f"50.00 % of 4 lines ran, 50.0 % of 2 toggles; 1 gaps, {0 if why else 1} without a reason" in out
+    coverage = json.loads(file.read_text())["coverage"]
+    assert coverage["lines"] == [2, 4] and coverage["blocks"][0]["not_toggled"] == {"dut": ["clk:1->0"]}
+    assert coverage["gaps"] == [{"block": first, "module": "dut", "text": "if (b) begin q <= 1'h0;", "reason": why}]
+
+
+def test_coverage_of_all_lines_is_status_0(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(gradsieve.tb.runner, "run_bench", with_counts(7))
+    assert main(["verify", "--preset", "tiny", "--coverage"]) == 0
+    assert "100.00 % of 4 lines ran, 50.0 % of 2 toggles; 0 gaps, 0 without a reason" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--waves"], ["--block", "drain"]])
+def test_coverage_is_of_all_benches(more: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--preset", "tiny", "--coverage", *more]) == 2
+    assert f"--coverage takes all blocks and no waveforms, got {more[0]} too" in capsys.readouterr().err

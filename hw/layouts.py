@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import signed
 from amaranth.lib import data
 
-from gradsieve.hw.config import EngineConfig
+from gradsieve.hw.config import EngineConfig, SieveMode
 from gradsieve.hw.dataflow import Dataflow
 from gradsieve.hw.formats import FixedPoint
 from gradsieve.hw.lib.arithmetic import bits_for
@@ -50,7 +50,7 @@ def run_layout(config: EngineConfig) -> data.StructLayout:
     return data.StructLayout(
         {
             **sizes_layout(config).members,
-            "sieve": 2,
+            "sieve": bits_for(max(SieveMode)),
             "tau": config.formats.gradient.width,
             "seed": 1,
             "block_mask": 1,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum, IntEnum
 
 from gradsieve.hw.config import RANDOM_SEED, SieveMode
+from gradsieve.hw.lib.arithmetic import bits_for
 
 
 class Access(Enum):
@@ -153,7 +154,7 @@ def _registers() -> tuple[Register, ...]:
             rw,
             "How a run is done; taken at start.",
             (
-                Field("sieve", 0, 2, "Mode of the sieve", SieveMode),
+                Field("sieve", 0, bits_for(max(SieveMode)).width, "Mode of the sieve", SieveMode),
                 Field("seed", 4, 1, "Begin with the dh, dc of the last SEED packet instead of zeros"),
                 Field("block_mask", 5, 1, "Apply the block bitmaps"),
                 Field("column_mask", 6, 1, "Apply the column bitmaps"),

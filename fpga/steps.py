@@ -283,20 +283,19 @@ def start() -> Steps[None]:
     yield from check()
 
 
-def outcome(packets: PacketFormat, packet: Bytes) -> Steps[Gradients]:
-    """The result of a run from its RESULT packet, with a state section, and the engine's counters.
+def outcome(packets: PacketFormat, packet: Bytes, state_out: bool = True) -> Steps[Gradients]:
+    """The result of a run from its RESULT packet and the engine's counters.
 
-    `dw_ih`, `dw_hh` and `db` are empty: `read_gradients` fetches them.
+    `dw_ih`, `dw_hh` and `db` are empty: `read_gradients` fetches them.  So are `dh0` and `dc0` without `state_out`.
     """
-    result = packets.result(packet)
+    result = packets.result(packet, state_out)
     yield from settle()
     values = yield from counters()
-    assert result.dh0 is not None and result.dc0 is not None
     none = torch.empty(0, dtype=torch.int64)
     return Gradients(
         dx=result.dx,
-        dh0=result.dh0,
-        dc0=result.dc0,
+        dh0=none if result.dh0 is None else result.dh0,
+        dc0=none if result.dc0 is None else result.dc0,
         dw_ih=none,
         dw_hh=none,
         db=none,
@@ -309,11 +308,11 @@ def outcome(packets: PacketFormat, packet: Bytes) -> Steps[Gradients]:
     )
 
 
-def execute(packets: PacketFormat, tape: Tape) -> Steps[Gradients]:
+def execute(packets: PacketFormat, tape: Tape, state_out: bool = True) -> Steps[Gradients]:
     """Start the run that is loaded, send its tape and take its result, as `outcome` gives it."""
     yield from start()
-    packet = yield from exchange(packets.tape(tape), packets.result_bytes())
-    return (yield from outcome(packets, packet))
+    packet = yield from exchange(packets.tape(tape), packets.result_bytes(state_out))
+    return (yield from outcome(packets, packet, state_out))
 
 
 def read_gradients(

@@ -46,6 +46,7 @@ _sample = cover(
         "B": fits(_CONFIG.C, _TOP_B),
         "T": ["one", "more"] if _TOP_T > 1 else ["one"],
         "seed": [False, True],
+        "state_out": [False, True],
         "tape": ["before start", "after start"],
         "input": PATTERNS,
         "output": PATTERNS,
@@ -72,14 +73,16 @@ def make_host(bench: Bench) -> EngineHost:
     return EngineHost(bench.dut, bench.config, bench.scoreboard)
 
 
-async def random_run(bench: Bench, host: EngineHost, mode: SieveMode, masks: str, idle: str, stall: str) -> None:
+async def random_run(
+    bench: Bench, host: EngineHost, mode: SieveMode, masks: str, idle: str, stall: str, state_out: bool
+) -> None:
     """One random run with gaps on all buses."""
     c, rng = bench.config, bench.rng
     case = draw_case(bench, mode, masks)
     host.pauses(idle, stall, "none" if idle == stall == "none" else rng.choice(("none", "half")), rng)
     seed, tape_first = rng.random() < 0.7, rng.random() < 0.5
     H, I, B, T = case[1].sizes
-    expected = await host.run(case, seed, tape_first, f"{mode.name} {masks} H {H} I {I} B {B} T {T}")
+    expected = await host.run(case, seed, tape_first, state_out, f"{mode.name} {masks} H {H} I {I} B {B} T {T}")
     kept = expected.rows_kept
     s = expected.saturations
     _sample(
@@ -91,6 +94,7 @@ async def random_run(bench: Bench, host: EngineHost, mode: SieveMode, masks: str
             "B": fit(B, c.C, _TOP_B),
             "T": "one" if T == 1 else "more",
             "seed": seed,
+            "state_out": state_out,
             "tape": "before start" if tape_first else "after start",
             "input": idle,
             "output": stall,
@@ -129,7 +133,7 @@ async def modes_and_masks(bench: Bench) -> None:
     for n, (mode, masks) in enumerate(list(product(SieveMode, MASK_KINDS)) * bench.rounds):
         # every second run at full speed, the others through all patterns
         idle, stall = ("none", "none") if n % 2 else (PATTERNS[n // 2 % 5], PATTERNS[(n // 2 * 2 + 1) % 5])
-        await random_run(bench, host, mode, masks, idle, stall)
+        await random_run(bench, host, mode, masks, idle, stall, state_out=n % 4 != 1)
 
 
 @test

@@ -291,4 +291,4 @@ async def soft_resets(bench: Bench) -> None:
             )
         host.discard()
         _sample({"reset": state})
-        await random_run(bench, host, rng.choice(tuple(SieveMode)), "none", "none", "none")
+        await random_run(bench, host, rng.choice(tuple(SieveMode)), "none", "none", "none", state_out=True)

@@ -56,8 +56,17 @@ def expected_indices(run: dict[str, Any], jobs: list[dict[str, Any]], rows: list
     return out
 
 
-async def stream(bench: Bench, density: float, block_mask: bool, idle: str, stall: str, kept_share: float) -> None:
-    """Bitmaps of a run, then jobs."""
+async def stream(
+    bench: Bench,
+    density: float,
+    block_mask: bool,
+    idle: str,
+    stall: str,
+    kept_share: float,
+    count: int = 25,
+    held: int = 0,
+) -> None:
+    """Bitmaps of a run, then `count` jobs, whose indices nobody takes for `held` cycles."""
     c, rng = bench.config, bench.rng
     run = draw_run(c, rng, block_mask=block_mask)
     words, all_rows = run["bitmap_words"], 4 * run["H"]
@@ -72,16 +81,18 @@ async def stream(bench: Bench, density: float, block_mask: bool, idle: str, stal
         base = tile * c.bitmap_words
         await write_bitmap(bench, "block_bitmap_write", c.tiles * c.bitmap_words, base, bits, words)
     jobs_port = bench.source("jobs", job_layout(c), idle)
-    sink = bench.sink("indices", index_layout(c), stall)
     await bench.run_for(30)
     layout = jobs_port.format
     jobs = []
-    for _ in range(25):
+    for _ in range(count):
         job = layout.unpack(rng.getrandbits(layout.width))  # what it does not look at must come out unchanged
         job |= {"slot": rng.randrange(2), "tile": rng.randrange(c.tiles), "kept": int(rng.random() < kept_share)}
         jobs.append(job)
     expected = expected_indices(run, jobs, rows, blocks)
     jobs_port.send(jobs)
+    bench.set(indices__ready=0)
+    await bench.run_for(held)
+    sink = bench.sink("indices", index_layout(c), stall)
     await bench.run(lambda: len(sink) >= len(expected), limit=200_000)
     await bench.run_for(20)
     actual = [
@@ -93,7 +104,7 @@ async def stream(bench: Bench, density: float, block_mask: bool, idle: str, stal
         count = sum(1 for e in expected if e[4] is job and not e[3])
         size = "none" if count == 0 else "1" if count == 1 else "all" if count == all_rows else "some"
         _sample({"rows": density, "block_mask": block_mask, "kept": bool(job["kept"]), "indices": size})
-    if idle == stall == "none":
+    if idle == stall == "none" and not held:
         if words == 1:  # it takes a job with its last word
             bench.scoreboard.equal("latency", sink.cycles[0] - jobs_port.sent[0], Compactor.latency)
         if density == 1.0 and not block_mask:
@@ -108,6 +119,12 @@ async def jobs(bench: Bench) -> None:
             for block_mask in (False, True):
                 await stream(bench, density, block_mask, "none", "none", 1.0)
                 await stream(bench, density, block_mask, bench.pattern(), bench.pattern(), 0.7)
+
+
+@test
+async def full(bench: Bench) -> None:
+    """More jobs than there is room for, and nobody takes an index until all of it is full."""
+    await stream(bench, 1.0, False, "none", "none", 1.0, count=100, held=300)
 
 
 @test

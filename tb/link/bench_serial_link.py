@@ -41,7 +41,7 @@ _sample = cover(
         "result": [OKAY, SLAVE_ERROR, NO_ANSWER],
         "packet": ["whole beats", "filled up", "not ended"],
         "received": ["nothing", "part", "whole", "end alone"],
-        "noise": ["flip", "short", "stop bit", "glitch", "garbage", "escape at the end", "flags"],
+        "noise": ["flip", "short", "stop bit", "glitch", "garbage", "escape at the end", "flags", "endless"],
     },
     [("register", "result")],
 )
@@ -286,7 +286,7 @@ async def noise(bench: Bench) -> None:
     """Between noise of every kind, whole frames are answered; each bad frame is counted once, and does nothing."""
     link, rng = await Link.start(bench), bench.rng
     await link.ask((7, 1, Kind.HELLO, b"\x7e\x7d\x7e\x7d", False))
-    kinds = ["flip", "short", "stop bit", "glitch", "garbage", "escape at the end", "flags"] * bench.rounds
+    kinds = ["flip", "short", "stop bit", "glitch", "garbage", "escape at the end", "flags", "endless"] * bench.rounds
     rng.shuffle(kinds)
     for kind in kinds:
         good = request(7, link.model.expected, Kind.REGISTERS, bytes((0x40 | WRITE,)) + rng.randbytes(4))
@@ -302,6 +302,8 @@ async def noise(bench: Bench) -> None:
             link.uart.send(good[at + 1 :])
         elif kind == "garbage":
             link.uart.send(bytes(rng.randrange(0x70) for _ in range(20)) + b"\x7e")
+        elif kind == "endless":  # more than the queue of requests holds
+            link.uart.send(request(7, link.model.expected, Kind.SEND, bytes(FIFO_BYTES)))
         elif kind == "escape at the end":
             link.uart.send(good[:-1] + b"\x7d\x7e")
         elif kind == "flags":

@@ -21,6 +21,8 @@ from gradsieve.tb.environment import Bench, config, test
 from gradsieve.tb.stream import PATTERNS
 
 _CONFIG = config()
+HELD_CYCLES = 3000
+"""Longer than any run that is drawn takes until its result holds it up."""
 LARGEST = 10
 """Sizes that are drawn stay up to this in large engines: a bench is no benchmark."""
 
@@ -134,6 +136,23 @@ async def modes_and_masks(bench: Bench) -> None:
         # every second run at full speed, the others through all patterns
         idle, stall = ("none", "none") if n % 2 else (PATTERNS[n // 2 % 5], PATTERNS[(n // 2 * 2 + 1) % 5])
         await random_run(bench, host, mode, masks, idle, stall, state_out=n % 4 != 1)
+
+
+@test
+async def result_that_waits(bench: Bench) -> None:
+    """Nobody takes the result until the engine has come as far as it can; small and large sections."""
+    host = make_host(bench)
+    for I in (1, _TOP_I):
+        case = random_case(bench.config, bench.rng.getrandbits(32), sizes=(_TOP_H, I, _TOP_B, _TOP_T), masks="none")
+        host.pauses("none", "none", "none", bench.rng)
+        await host.load(case)
+        host.sink.pause = True
+        await host.start(case)
+        await ClockCycles(bench.dut.clk, HELD_CYCLES)
+        host.sink.pause = False
+        expected = golden(bench.config, case)
+        await host.check_result(expected, f"result of I {I} that waited")
+        await host.check_weights(expected, f"run of I {I} that waited")
 
 
 @test

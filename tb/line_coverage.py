@@ -32,6 +32,8 @@ _PROCESS = re.compile(r"  always |module ")
 _LONG_NAME = re.compile(r"\\(\S+) ")
 _ESCAPED = re.compile("__0([0-9A-Fa-f]{2})")
 """How Verilator writes a character in a name."""
+_NUMBER = re.compile(r"(?<=\w)\$\d+|(?<=\$)\d+")
+"""What makes names unique that would be the same; it changes with everything that comes before it."""
 _WAKES = "$initial:"
 """The signal by which Yosys makes `always` blocks run at first: it never falls."""
 Line = tuple[str, int]
@@ -51,11 +53,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Gap:
-    """Adjacent lines of a module that never ran, joined by spaces, with the heads of the blocks around them."""
+    """Adjacent lines of a module that never ran, joined by spaces, with the heads of the blocks around them.
+
+    `lines` has each of them with those heads.  Numbers that only make names unique are left out.
+    """
 
     block: str
     module: str
     text: str
+    lines: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass
@@ -77,14 +83,21 @@ class Module:
             self.toggles[toggle] = self.toggles.get(toggle, False) or reached
         self.places, self.body = self.places or other.places, self.body or other.body
 
-    def gaps(self) -> list[str]:
-        """The lines that never ran, as `Gap.text`, in the order of the file."""
+    def gaps(self) -> list[tuple[str, tuple[str, ...]]]:
+        """The lines that never ran, as text and lines of a `Gap`, in the order of the file."""
         groups: list[list[int]] = []
         for place in sorted(self.places[line] for line, reached in self.lines.items() if not reached):
             if not groups or place != groups[-1][-1] + 1:
                 groups.append([])
             groups[-1].append(place)
-        return [" ".join(_tidy(self.body[n]) for n in (*self._around(group[0]), *group)) for group in groups]
+        return [(self._text(group), tuple(self._text([n]) for n in group)) for group in groups]
+
+    def ran(self) -> set[str]:
+        """The lines that ran, each as in `Gap.lines`."""
+        return {self._text([self.places[line]]) for line, reached in self.lines.items() if reached}
+
+    def _text(self, group: list[int]) -> str:
+        return " ".join(_tidy(self.body[n]) for n in (*self._around(group[0]), *group))
 
     def _around(self, place: int) -> list[int]:
         """The heads of the blocks that a line stands in, the outermost first."""
@@ -103,7 +116,7 @@ def _depth(line: str) -> int:
 
 
 def _tidy(line: str) -> str:
-    return _LONG_NAME.sub(r"\1", line.strip())
+    return _NUMBER.sub("", _LONG_NAME.sub(r"\1", line.strip()))
 
 
 def points(text: str) -> Iterator[Point]:
@@ -210,7 +223,7 @@ class Coverage:
     @property
     def gaps(self) -> list[Gap]:
         """All lines that never ran."""
-        return [Gap(self.block, module.name, text) for module in self.modules for text in module.gaps()]
+        return [Gap(self.block, module.name, *gap) for module in self.modules for gap in module.gaps()]
 
     @property
     def still(self) -> dict[str, list[str]]:

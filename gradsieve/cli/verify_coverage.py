@@ -33,8 +33,7 @@ def as_dict(report: Sequence[Coverage], explained: Explained) -> dict[str, objec
         "lines": total([c.lines for c in report]),
         "toggles": total([c.toggles for c in report]),
         "gaps": [
-            {"block": gap.block, "module": gap.module, "text": gap.text, "reason": reason.why if reason else None}
-            for gap, reason in explained.gaps
+            {"block": gap.block, "module": gap.module, "text": gap.text, "reason": why} for gap, why in explained.gaps
         ],
     }
 
@@ -60,10 +59,10 @@ def show(engine: str, report: Sequence[Coverage], explained: Explained) -> None:
             f"{percent(of_toggles):.1f} %",
         )
     screen.print(table)
-    for gap, reason in explained.gaps:
-        why = escape(reason.why) if reason else "[bold red]no reason given[/]"
-        screen.print(f"[bold]{gap.block}[/]: {escape(gap.text)}\n  {why}", highlight=False, soft_wrap=True)
-    unexplained = sum(reason is None for _, reason in explained.gaps)
+    for gap, why in explained.gaps:
+        because = escape(why) if why else "[bold red]no reason given[/]"
+        screen.print(f"[bold]{gap.block}[/]: {escape(gap.text)}\n  {because}", highlight=False, soft_wrap=True)
+    unexplained = sum(why is None for _, why in explained.gaps)
     screen.print(
         f"{percent(lines):.2f} % of {lines[1]:,} lines ran, {percent(toggles):.1f} % of {toggles[1]:,} toggles; "
         f"{len(explained.gaps)} gaps, {unexplained} without a reason",

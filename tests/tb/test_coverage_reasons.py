@@ -9,7 +9,7 @@ import pytest
 from gradsieve.cli.verify_coverage import LEAST_LINES, percent, total
 from gradsieve.hw.config import preset
 from gradsieve.tb.blocks import BLOCKS
-from gradsieve.tb.coverage_reasons import Reason, explain, known_reasons
+from gradsieve.tb.coverage_reasons import RAN_ALONE, Reason, explain, known_reasons
 from gradsieve.tb.line_coverage import Coverage, Gap, Module, merge
 from gradsieve.tb.runner import run_bench
 
@@ -26,18 +26,25 @@ def test_a_reason_is_of_the_gaps_of_its_block_that_have_its_part() -> None:
     used, idle = Reason("drain", "a =", "it is so"), Reason("sieve", "c =", "it was so")
     found = explain([one, other], [idle, used])
     assert found.gaps == [
-        (Gap("drain", "dut", "a = b;"), used),
+        (Gap("drain", "dut", "a = b;"), "it is so"),
         (Gap("drain", "dut", "c = d;"), None),
         (Gap("sieve", "dut", "a = b;"), None),
     ]
     assert found.idle == [idle]
 
 
-@pytest.mark.parametrize("text", ["reason = 1", "", "[[reason]]\nblock = 'drain'", "[["])
+def test_lines_that_ran_in_the_block_s_own_bench_have_that_reason() -> None:
+    ran = coverage("drain", "a = b;")
+    ran.modules[0].lines = dict.fromkeys(ran.modules[0].lines, True)
+    inside, others = coverage("engine.core.drain", "a = b;", "c = d;"), coverage("engine.core.sieve", "a = b;")
+    assert [why for _, why in explain([ran, inside, others], []).gaps] == [RAN_ALONE, None, None]
+
+
+@pytest.mark.parametrize("text", ["reason = 1", "", "[[reason]]\nblocks = ['drain']", "[["])
 def test_a_file_that_has_no_reasons_is_refused(text: str, tmp_path: Path) -> None:
     file = tmp_path / "reasons.toml"
     file.write_text(text)
-    with pytest.raises(ValueError, match=r"reasons\.toml must have tables \[\[reason\]\] of block, part and why"):
+    with pytest.raises(ValueError, match=r"reasons\.toml must have tables \[\[reason\]\] of blocks, parts and why"):
         known_reasons(file)
 
 
@@ -54,5 +61,5 @@ def test_lines_of_the_smallest_engine_run_or_have_a_reason(tmp_path: Path) -> No
     report = merge(folders)
     assert percent(total([c.lines for c in report])) >= LEAST_LINES
     explained = explain(report, known_reasons())
-    assert [gap for gap, reason in explained.gaps if reason is None] == []
+    assert [gap for gap, why in explained.gaps if why is None] == []
     assert explained.idle == []

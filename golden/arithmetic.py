@@ -14,6 +14,11 @@ EXACT = 1 << 53
 _WORD = 0xFFFFFFFF
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor of any integer dtype, device and history as int64 on the CPU."""
+    return tensor.detach().to(device="cpu", dtype=torch.int64)
+
+
 def requantize(value: Tensor, from_fraction: int, target: FixedPoint) -> tuple[Tensor, int]:
     """The contract's `[.]`: round half to even to the target's fraction, then saturate.
 

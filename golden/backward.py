@@ -7,11 +7,12 @@ from dataclasses import fields
 import torch
 from torch import Tensor
 
-from gradsieve.golden.arithmetic import exact_matmul, limit, requantize, xorshift32_states
+from gradsieve.golden.arithmetic import exact_matmul, limit, plain, requantize, xorshift32_states
 from gradsieve.golden.gate_gradient import derivative_factors, gate_gradients
+from gradsieve.golden.masks import ExpandedMasks
 from gradsieve.golden.sieve import sift, tile_scores, visiting_order
 from gradsieve.golden.types import Gradients, Masks, Saturations, Sieve, SieveMode, Tape, Weights
-from gradsieve.golden.validation import check_inputs, column_tiles
+from gradsieve.golden.validation import check_inputs
 from gradsieve.golden.work import index_counts, tile_lanes, tile_widths, useful_macs
 from gradsieve.hw.config import EngineConfig
 
@@ -57,23 +58,11 @@ class _Run:
     def __init__(self, config: EngineConfig, weights: Weights, tape: Tape, masks: Masks) -> None:
         self.config = config
         self.formats = config.formats
-        self.tape = Tape(**{f.name: _plain(getattr(tape, f.name)) for f in fields(Tape)})
+        self.tape = Tape(**{f.name: plain(getattr(tape, f.name)) for f in fields(Tape)})
         self.H, self.I, self.B, self.T = tape.sizes
-        self.x_tiles, self.h_tiles = column_tiles(config, self.H, self.I)
-        tiles = self.x_tiles + self.h_tiles
-        everything = (torch.ones(4 * self.H, tiles, dtype=torch.bool), torch.ones(self.T, tiles, dtype=torch.bool))
-        self.block = everything[0] if masks.block is None else masks.block.cpu()
-        self.column = everything[1] if masks.column is None else masks.column.cpu()
-        self.block_x, self.block_h = self.by_column(self.block)
-        self.column_x, self.column_h = self.by_column(self.column)
-        self.w_ih = _plain(weights.w_ih) * self.block_x
-        self.w_hh = _plain(weights.w_hh) * self.block_h
-
-    def by_column(self, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """A mask by tiles (..., tiles) to masks by columns, (..., I) and (..., H)."""
-        x, h = mask.split([self.x_tiles, self.h_tiles], dim=1)
-        r = self.config.R
-        return x.repeat_interleave(r, dim=1)[:, : self.I], h.repeat_interleave(r, dim=1)[:, : self.H]
+        self.masks = ExpandedMasks(config, masks, self.H, self.I, self.T)
+        self.w_ih = plain(weights.w_ih) * self.masks.block_x
+        self.w_hh = plain(weights.w_hh) * self.masks.block_h
 
     def random_words(self, sieve: Sieve) -> Tensor | None:
         """The random words by step, batch tile and gate row; none are drawn outside stochastic mode."""
@@ -101,7 +90,7 @@ class _Run:
             sieved = sift(dz, sieve, self.config.C, f.gradient, None if words is None else words[t])
             self.sieve_saturations += sieved.saturations
             self.dz[t], self.rows[t], self.elements[t] = sieved.dz, sieved.rows, sieved.elements
-            dh_rec = self.error(sieved.dz, self.w_hh, self.column_h[t])
+            dh_rec = self.error(sieved.dz, self.w_hh, self.masks.column_h[t])
         self.dh0, self.dc0 = dh_rec, dc
 
     def error(self, dz: Tensor, w: Tensor, kept: Tensor) -> Tensor:
@@ -120,21 +109,21 @@ class _Run:
 
     def work(self) -> tuple[int, int]:
         """Indices streamed and useful multiply-accumulates."""
-        counts = index_counts(torch.stack(self.rows), self.block, self.column, self.x_tiles + self.h_tiles)
+        counts = index_counts(torch.stack(self.rows), self.masks.block, self.masks.column, self.masks.tiles)
         lanes, widths = tile_lanes(self.B, self.config.C), tile_widths(self.H, self.I, self.config.R)
-        return 2 * int(counts.sum()), useful_macs(counts, lanes, widths)
+        return 2 * int(counts.sum()), 2 * useful_macs(counts, lanes, widths)
 
     def results(self) -> Gradients:
         """All that does not feed back into the recurrence, and the bookkeeping."""
         dz = torch.cat(self.dz)
-        dx = self.error(dz, self.w_ih, self.column_x.repeat_interleave(self.B, dim=0))
+        dx = self.error(dz, self.w_ih, self.masks.column_x.repeat_interleave(self.B, dim=0))
         indices, macs = self.work()
         return Gradients(
             dx=dx.unflatten(0, (self.T, self.B)),
             dh0=self.dh0,
             dc0=self.dc0,
-            dw_ih=self.weight_gradient(dz, self.tape.x, self.column_x, self.block_x),
-            dw_hh=self.weight_gradient(dz, self.tape.h_prev, self.column_h, self.block_h),
+            dw_ih=self.weight_gradient(dz, self.tape.x, self.masks.column_x, self.masks.block_x),
+            dw_hh=self.weight_gradient(dz, self.tape.h_prev, self.masks.column_h, self.masks.block_h),
             db=dz.sum(dim=0),
             rows_kept=torch.stack(self.rows),
             elements_kept=torch.stack(self.elements),
@@ -148,7 +137,3 @@ class _Run:
                 error=self.error_saturations,
             ),
         )
-
-
-def _plain(tensor: Tensor) -> Tensor:
-    return tensor.detach().to(device="cpu", dtype=torch.int64)

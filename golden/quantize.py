@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gradsieve.golden.float_lstm import FloatGradients, FloatTape
-from gradsieve.golden.types import Gradients, Tape, Weights
+from gradsieve.golden.types import Gradients, Inputs, Tape, Weights
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint, Formats
 
@@ -52,14 +52,37 @@ def quantize_tape(config: EngineConfig, tape: Tape, scale: float = 1.0) -> tuple
     return Tape(**out), saturated
 
 
-def quantize_weights(config: EngineConfig, w_ih: Tensor, w_hh: Tensor) -> tuple[Weights, dict[str, int]]:
+def quantize_weights(
+    config: EngineConfig, w_ih: Tensor, w_hh: Tensor, bias: Tensor | None = None
+) -> tuple[Weights, dict[str, int]]:
     """Float weights (4H, I) and (4H, H) in the weight format and, by field, how many values saturated.
+
+    `bias` (4H), which a forward run needs, is the sum of both biases of `torch.nn.LSTM`, quantized once.  Raises
+    ValueError for values that are not finite.
+    """
+    f = config.formats
+    out: dict[str, Tensor] = {}
+    saturated = {}
+    for name, values, form in (("w_ih", w_ih, f.weight), ("w_hh", w_hh, f.weight), ("bias", bias, f.bias)):
+        if values is not None:
+            out[name], saturated[name] = quantize(values, form, name)
+    return Weights(**out), saturated
+
+
+def quantize_inputs(
+    config: EngineConfig, x: Tensor, h0: Tensor | None = None, c0: Tensor | None = None
+) -> tuple[Inputs, dict[str, int]]:
+    """Float inputs (T, B, I) and states (B, H) in the engine's formats and, by field, how many values saturated.
 
     Raises ValueError for values that are not finite.
     """
-    form = config.formats.weight
-    (ih, ih_count), (hh, hh_count) = quantize(w_ih, form, "w_ih"), quantize(w_hh, form, "w_hh")
-    return Weights(w_ih=ih, w_hh=hh), {"w_ih": ih_count, "w_hh": hh_count}
+    f = config.formats
+    out: dict[str, Tensor] = {}
+    saturated = {}
+    for name, values, form in (("x", x, f.input), ("h0", h0, f.input), ("c0", c0, f.cell)):
+        if values is not None:
+            out[name], saturated[name] = quantize(values, form, name)
+    return Inputs(**out), saturated
 
 
 def dequantize(config: EngineConfig, gradients: Gradients, scale: float = 1.0) -> FloatGradients:

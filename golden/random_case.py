@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gradsieve.golden.backward import row_scores
 from gradsieve.golden.quantize import quantize
-from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape, Weights
+from gradsieve.golden.types import Inputs, Masks, Sieve, SieveMode, Tape, Weights
 from gradsieve.golden.validation import column_tiles
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint
@@ -37,21 +37,54 @@ def random_case(
     of each format, up to nothing but its ends, so that about everything saturates; None either.  Raises ValueError for
     sizes over the maxima, an unknown mode or an unknown kind of masks.
     """
+    rng, draw, (H, I, B, T), kind = _draw(config, seed, sizes, masks, extreme)
+    mode = SieveMode(rng.choice(tuple(SieveMode)) if mode is None else mode)
+    weights, tape = _values(config, draw, H, I, B, T)
+    bitmaps = _masks(config, draw, kind, H, I, T)
+    tau = _tau(config, rng, mode, row_scores(config, weights, tape, bitmaps))
+    return weights, tape, Sieve(mode=mode, tau=tau, random=rng.randrange(1, 1 << 32)), bitmaps
+
+
+def random_forward_case(
+    config: EngineConfig,
+    seed: int,
+    sizes: tuple[int, int, int, int] | None = None,
+    masks: MaskKind | None = None,
+    extreme: bool | None = None,
+) -> tuple[Weights, Inputs, Masks]:
+    """A forward run that the engine of this config accepts; arguments and errors are those of `random_case`."""
+    rng, draw, (H, I, B, T), kind = _draw(config, seed, sizes, masks, extreme)
+    f = config.formats
+    sharpness = rng.choice((1.0, 4.0))
+
+    def weight(columns: int) -> Tensor:
+        return draw.tensor(f.weight, (4 * H, columns), lambda v: sharpness * v / H**0.5)
+
+    weights = Weights(w_ih=weight(I), w_hh=weight(H), bias=draw.tensor(f.bias, (4 * H,), lambda v: v / 2))
+    h0 = draw.tensor(f.input, (B, H), lambda v: torch.tanh(v) / 2) if rng.random() < 0.7 else None
+    c0 = draw.tensor(f.cell, (B, H), lambda v: v) if rng.random() < 0.7 else None
+    inputs = Inputs(x=draw.tensor(f.input, (T, B, I), lambda v: v), h0=h0, c0=c0)
+    return weights, inputs, _masks(config, draw, kind, H, I, T)
+
+
+def _draw(
+    config: EngineConfig,
+    seed: int,
+    sizes: tuple[int, int, int, int] | None,
+    masks: MaskKind | None,
+    extreme: bool | None,
+) -> tuple[random.Random, _Draw, tuple[int, int, int, int], MaskKind]:
+    """What a case begins with: where its random values come from, its sizes, and its kind of masks."""
     rng = random.Random(seed)
     generator = torch.Generator().manual_seed(rng.getrandbits(63))
     H, I, B, T = sizes if sizes is not None else _sizes(config, rng)
     config.check_run(H=H, I=I, B=B, T=T)
-    mode = SieveMode(rng.choice(tuple(SieveMode)) if mode is None else mode)
     if masks is not None and masks not in MASK_KINDS:
         raise ValueError(f"masks must be one of {', '.join(MASK_KINDS)}; got {masks!r}")
     kind: MaskKind = rng.choice(MASK_KINDS) if masks is None else masks
     if extreme is None:
         extreme = rng.random() < 0.5
-    draw = _Draw(rng, generator, extreme)
-    weights, tape = _values(config, draw, H, I, B, T)
-    bitmaps = _masks(config, draw, kind, H, I, T)
-    tau = _tau(config, rng, mode, row_scores(config, weights, tape, bitmaps))
-    return weights, tape, Sieve(mode=mode, tau=tau, random=rng.randrange(1, 1 << 32)), bitmaps
+    return rng, _Draw(rng, generator, extreme), (H, I, B, T), kind
 
 
 def _sizes(config: EngineConfig, rng: random.Random) -> tuple[int, int, int, int]:

@@ -1,11 +1,11 @@
-"""What a backward run accepts: the golden model and every device refuse the same inputs in the same words."""
+"""What a run accepts: the golden model and every device refuse the same inputs in the same words."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from gradsieve.golden.types import Masks, Sieve, SieveMode, Tape, Weights
+from gradsieve.golden.types import Inputs, Masks, Sieve, SieveMode, Tape, Weights
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint
 
@@ -46,9 +46,43 @@ def check_inputs(
     }
     for name, (shape, form) in fields.items():
         _check_values(f"tape.{name}", getattr(tape, name), shape, form)
-    _check_values("weights.w_ih", weights.w_ih, ("(4H, I)", (4 * H, I)), f.weight)
-    _check_values("weights.w_hh", weights.w_hh, ("(4H, H)", (4 * H, H)), f.weight)
+    _check_weights(config, weights, H, I)
     check_sieve(config, sieve if sieve is not None else Sieve())
+    _check_masks(config, masks, H, I, T)
+
+
+def check_forward_inputs(config: EngineConfig, weights: Weights, inputs: Inputs, masks: Masks | None = None) -> None:
+    """Raise ValueError, quoting the offending value and what it must be, unless the engine can run this forward run.
+
+    Checks, in this order: the formats, the ranks of x and w_hh, the sizes against the config's maxima, shape, dtype and
+    range of each tensor of the inputs and of the weights, the masks.
+    """
+    f = config.formats
+    f.check_forward()
+    for name, tensor, axes in (("inputs.x", inputs.x, "(T, B, I)"), ("weights.w_hh", weights.w_hh, "(4H, H)")):
+        _check_tensor(name, tensor)
+        if tensor.ndim != axes.count(",") + 1:
+            raise ValueError(f"{name} must have shape {axes}, got {_shape(tensor)}")
+    (T, B, I), H = inputs.x.shape, weights.w_hh.shape[1]
+    config.check_run(H=H, I=I, B=B, T=T)
+    _check_values("inputs.x", inputs.x, ("(T, B, I)", (T, B, I)), f.input)
+    for name, state, form in (("h0", inputs.h0, f.input), ("c0", inputs.c0, f.cell)):
+        if state is not None:
+            _check_values(f"inputs.{name}", state, ("(B, H)", (B, H)), form)
+    _check_weights(config, weights, H, I)
+    if weights.bias is None:
+        raise ValueError("weights.bias must be a torch.Tensor for a forward run, got None")
+    _check_values("weights.bias", weights.bias, ("(4H,)", (4 * H,)), f.bias)
+    _check_masks(config, masks, H, I, T)
+
+
+def _check_weights(config: EngineConfig, weights: Weights, H: int, I: int) -> None:
+    form = config.formats.weight
+    _check_values("weights.w_ih", weights.w_ih, ("(4H, I)", (4 * H, I)), form)
+    _check_values("weights.w_hh", weights.w_hh, ("(4H, H)", (4 * H, H)), form)
+
+
+def _check_masks(config: EngineConfig, masks: Masks | None, H: int, I: int, T: int) -> None:
     if masks is not None:
         tiles = sum(column_tiles(config, H, I))
         _check_mask("masks.block", masks.block, "(4H, tiles)", (4 * H, tiles))

@@ -31,5 +31,5 @@ def tile_lanes(B: int, lanes: int) -> Tensor:
 
 
 def useful_macs(counts: Tensor, lanes: Tensor, widths: Tensor) -> int:
-    """Multiply-accumulates of both dataflows for `index_counts`: no padding lane or column counts."""
-    return 2 * int((counts * lanes[:, None] * widths).sum())
+    """Multiply-accumulates of one dataflow for `index_counts`: no padding lane or column counts."""
+    return int((counts * lanes[:, None] * widths).sum())

@@ -189,8 +189,12 @@ class EngineConfig(BaseModel):
 
     @cached_property
     def digest(self) -> str:
-        """First 16 hexadecimal digits of the SHA-256 of everything but the name."""
-        text = self.model_dump_json(exclude={"name"})
+        """First 16 hexadecimal digits of the SHA-256 of everything but the name.
+
+        Formats of the forward pass count where they are not the default ones: engines from before are as they were.
+        """
+        unchanged = {n for n in ("preactivation", "bias") if getattr(self.formats, n) == getattr(Formats(), n)}
+        text = self.model_dump_json(exclude={"name": True, "formats": unchanged})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def check_run(self, H: int, I: int, B: int, T: int) -> None:

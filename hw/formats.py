@@ -83,15 +83,34 @@ class Formats(BaseModel):
     """dy, dh, dc, dz, dx and every elementwise product."""
     weight_grad_width: int = Field(default=48, ge=16, le=64)
     """Width of the exact sums dW and db, in bits; their fractions follow from the other formats."""
+    preactivation: FixedPoint = FixedPoint(width=16, fraction=11)
+    """z, the sums of the forward pass: the argument of the gates' functions."""
+    bias: FixedPoint = FixedPoint(width=16, fraction=13)
+    """b, the sum of both biases of `torch.nn.LSTM`, for the forward pass."""
 
     @model_validator(mode="after")
     def _check(self) -> Formats:
         low, high = OPERAND_WIDTH
-        for name in ("weight", "activation", "cell", "input", "gradient"):
+        for name in ("weight", "activation", "cell", "input", "gradient", "preactivation", "bias"):
             width = getattr(self, name).width
             if not low <= width <= high:
                 raise ValueError(f"formats.{name} must have a width of {low} to {high} bits, got {width}")
         return self
+
+    def check_forward(self) -> None:
+        """Raise ValueError unless every rounding of the forward pass is a shift to the right, as its contract says."""
+        product, twice = self.weight.fraction + self.input.fraction, 2 * self.activation.fraction
+        limits = {
+            "preactivation": (product, "that of weight plus that of input"),
+            "bias": (product, "that of weight plus that of input"),
+            "input": (twice, "twice that of activation"),
+        }
+        for name, (most, of) in limits.items():
+            fraction = getattr(self, name).fraction
+            if fraction > most:
+                raise ValueError(
+                    f"formats.{name} must have a fraction of at most {most} ({of}) for a forward pass, got {fraction}"
+                )
 
     @property
     def weight_grad(self) -> FixedPoint:

@@ -90,7 +90,7 @@ class PassStatistics:
     def macs(self) -> int:
         """Multiply-accumulates of the rows, blocks and columns kept."""
         widths = tile_widths(self.H, self.I, self.columns)
-        return useful_macs(self.counts, tile_lanes(self.B, self.lanes), widths)
+        return 2 * useful_macs(self.counts, tile_lanes(self.B, self.lanes), widths)
 
     @property
     def element_macs(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -118,6 +118,11 @@ class Account:
                 self.saturations[f.name] += getattr(p.saturations, f.name)
         for name, count in (p.quantized or {}).items():
             self.saturations[f"quantized {name}"] += count
+        if p.forward is not None:
+            for name, count in asdict(p.forward.saturations).items():
+                self.saturations[f"forward {name}"] += count
+            for name, count in p.forward.quantized.items():
+                self.saturations[f"quantized forward {name}"] += count
 
     def take(self) -> tuple[float, float, tuple[LayerRecord, ...]]:
         """Rows and elements kept over all layers, and each layer's record, since the last call."""

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch.nn.utils._expanded_weights.expanded_weights_impl import ExpandedWeight
 
-from gradsieve.training.backends import Backend, BackwardPass
+from gradsieve.training.backends import Backend, BackwardPass, ForwardPass
 from gradsieve.training.float_pass import Upstream
 from gradsieve.training.forward import forward
 from gradsieve.training.layer_state import LayerState
 from gradsieve.training.methods.sieves import GradientSieve
 from gradsieve.training.methods.structured_dropout import ColumnMasks
-from gradsieve.training.statistics import StatisticsQueue
+from gradsieve.training.statistics import ForwardStatistics, StatisticsQueue
 from gradsieve.training.tape import LayerTape
 
 HOW = "use nn.LSTM's own pass (no sieve, no masks, FloatBackend) or the module's to_lstm()"
@@ -50,6 +50,9 @@ class Plan:
     block: Tensor | None
     block_columns: int | None
     columns: ColumnMasks | None
+    forward_by_backend: bool = False
+    forward: ForwardStatistics | None = None
+    """What the forward pass did, once it is over."""
 
     def of(self, begin: int, end: int) -> Plan:
         """The plan of some of the steps."""
@@ -64,8 +67,14 @@ class Pass(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         x, h0, c0, w_ih, w_hh, b_ih, b_hh, plan = arguments
-        tape = forward(x, h0, c0, w_ih, w_hh, b_ih if b_hh is None else b_ih + b_hh, plan.columns)
-        ctx.plan = plan
+        bias = b_ih if b_hh is None else b_ih + b_hh
+        statistics = None
+        if plan.forward_by_backend:
+            run = ForwardPass(x, h0, c0, w_ih, w_hh, bias, plan.block, plan.block_columns, plan.columns)
+            tape, statistics = plan.backend.forward(run)
+        else:
+            tape = forward(x, h0, c0, w_ih, w_hh, bias, plan.columns)
+        ctx.plan = replace(plan, forward=statistics)
         ctx.save_for_backward(tape.x, tape.hs, tape.cs, tape.gates, tape.tanh_c, w_ih, w_hh)
         # Copies: the user may do what he likes with them, the tape must stay.
         return tape.hs[1:].clone(), tape.hs[-1].clone(), tape.cs[-1].clone()
@@ -102,7 +111,7 @@ def _gradients(plan: Plan, need_dx: bool, *tensors: Tensor) -> tuple[Tensor | No
     )
     with torch.autocast(dy.device.type, enabled=False):
         gradients, statistics = plan.backend.backward(run)
-    plan.statistics.add(statistics)
+    plan.statistics.add(replace(statistics, forward=plan.forward))
     dx = gradients.dx
     if dx is not None and plan.columns is not None:
         dx = dx * plan.columns.x_scale

@@ -73,6 +73,7 @@ def make_lstm(settings: Settings, backend: Backend) -> SievedLSTM:
         dropout=d.input if d.kind == "standard" and m.layers > 1 else 0.0,
         backend=backend,
         column_dropout=columns,
+        forward=settings.backend.forward,
         seed=loop.seed,
     )
 

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gradsieve.training.autograd import Pass, Plan, refuse_transforms
 from gradsieve.training.backends import Backend, FloatBackend
 from gradsieve.training.layer_state import LayerState
-from gradsieve.training.methods.masks import WeightMasks
+from gradsieve.training.methods.masks import WeightMasks, kept_units
 from gradsieve.training.methods.sieves import DenseSieve, GradientSieve
 from gradsieve.training.methods.structured_dropout import StructuredDropout
 from gradsieve.training.packing import Segments, reversal
@@ -36,6 +36,9 @@ class SievedLSTM(nn.LSTM):
 
     - `sieve`: which gate gradients the backward pass uses; `DenseSieve()` by default.
     - `backend`: what computes the backward pass (`gradsieve.training.backends`); `FloatBackend()` by default.
+    - `forward_on`: what computes the forward pass, `"float"` (the default) or `"backend"`; the argument is `forward`.
+      On the golden backend it then is the integers' own, in every mode of the module, and gradients are those of the
+      real function at its values.
     - `column_dropout`: structured dropout of x and h in training mode (`gradsieve.training.methods`).
     - `weight_masks`: which weights exist (`gradsieve.training.methods.masks.WeightMasks`), in every mode.
     - `unit_masks`: (H,) bool a layer and direction in the order of `layers`, or None: hidden units that exist.  The
@@ -66,6 +69,7 @@ class SievedLSTM(nn.LSTM):
         sieve: GradientSieve | None = None,
         backend: Backend | None = None,
         column_dropout: StructuredDropout | None = None,
+        forward: str = "float",
         seed: int = 1,
     ) -> None:
         if proj_size:
@@ -75,6 +79,7 @@ class SievedLSTM(nn.LSTM):
         self.sieve = sieve
         self.backend = backend if backend is not None else FloatBackend()
         self.column_dropout = column_dropout
+        self.forward_on = forward
         self.weight_masks: WeightMasks | None = None
         self.unit_masks: list[Tensor] | None = None
         directions = ("", "_reverse") if self.bidirectional else ("",)
@@ -104,6 +109,17 @@ class SievedLSTM(nn.LSTM):
         if isinstance(backend, type) or not callable(getattr(backend, "backward", None)):
             raise TypeError(f"backend must be a backend such as FloatBackend(), got {backend!r}")
         self._backend = backend
+
+    @property
+    def forward_on(self) -> str:
+        """What computes the forward pass.  Raises ValueError for anything but "float" and "backend"."""
+        return self._forward_on
+
+    @forward_on.setter
+    def forward_on(self, place: str) -> None:
+        if place not in ("float", "backend"):
+            raise ValueError(f"forward must be 'float' or 'backend', got {place!r}")
+        self._forward_on = place
 
     @property
     def column_dropout(self) -> StructuredDropout | None:
@@ -152,7 +168,7 @@ class SievedLSTM(nn.LSTM):
     def __setstate__(self, state: dict[str, Any]) -> None:
         saved = state["sieve_state"]
         rest = {name: value for name, value in state.items() if name != "sieve_state"}
-        super().__setstate__(rest | {name: from_plain(state[name]) for name in _SETTINGS})
+        super().__setstate__({"_forward_on": "float"} | rest | {name: from_plain(state[name]) for name in _SETTINGS})
         self.states = [LayerState(layer, number) for number, layer in enumerate(self.layers)]
         self.load_sieve_state_dict(saved)
         self._statistics, self._warned = StatisticsQueue(), False
@@ -166,6 +182,8 @@ class SievedLSTM(nn.LSTM):
         parts = [super().extra_repr(), f"sieve={self.sieve!r}", f"backend={self.backend!r}"]
         if self.column_dropout is not None:
             parts.append(f"column_dropout={self.column_dropout!r}")
+        if self.forward_on != "float":
+            parts.append(f"forward={self.forward_on!r}")
         return ", ".join(parts)
 
     def to_lstm(self) -> nn.LSTM:
@@ -180,6 +198,8 @@ class SievedLSTM(nn.LSTM):
         """Whether PyTorch's own passes do what is asked."""
         if batch == 0:
             return True
+        if self.forward_on == "backend" and not isinstance(self.backend, FloatBackend):
+            return False
         if self.weight_masks is not None or self.unit_masks is not None:
             return False
         if self.column_dropout is not None and self.training:
@@ -297,7 +317,7 @@ class SievedLSTM(nn.LSTM):
         if self.unit_masks is not None:
             if self.weight_masks is not None:
                 raise ValueError("unit_masks and weight_masks are both given: give one of them")
-            units = self._units(n)
+            units = kept_units(self.unit_masks, n, self.layers, self.hidden_size).to(self._like.device)
             rows = torch.cat([units + gate * self.hidden_size for gate in range(4)])
             w_ih, w_hh = w_ih[rows], w_hh[rows][:, units]
             b_ih, b_hh = (b if b is None else b[rows] for b in (b_ih, b_hh))
@@ -320,18 +340,6 @@ class SievedLSTM(nn.LSTM):
         y, h, c = (v.new_zeros(len(v), self.hidden_size).index_copy(1, units, v) for v in (y, h, c))
         return y, h, c
 
-    def _units(self, n: int) -> Tensor:
-        assert self.unit_masks is not None
-        if len(self.unit_masks) != len(self.layers):
-            raise ValueError(f"unit_masks must hold a mask for each of {self.layers}, got {len(self.unit_masks)}")
-        mask = self.unit_masks[n]
-        if mask.dtype != torch.bool or tuple(mask.shape) != (self.hidden_size,) or not bool(mask.any()):
-            raise ValueError(
-                f"unit_masks[{n}] must be torch.bool of shape ({self.hidden_size},) with at least one unit, "
-                f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} units"
-            )
-        return mask.to(self._like.device).nonzero()[:, 0]
-
     def _weights(self, n: int) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         layer = self.layers[n]
         w_ih, w_hh = getattr(self, f"weight_ih_{layer}"), getattr(self, f"weight_hh_{layer}")
@@ -353,7 +361,8 @@ class SievedLSTM(nn.LSTM):
         masks = self.weight_masks
         block = None if masks is None else masks.blocks(self.layers[n], 4 * H, (I, H))
         block_columns = None if masks is None else masks.columns
-        return Plan(self.backend, self._statistics, state, self.sieve, block, block_columns, columns)
+        by_backend = self.forward_on == "backend"
+        return Plan(self.backend, self._statistics, state, self.sieve, block, block_columns, columns, by_backend)
 
     # the passes that are PyTorch's own
 

@@ -152,9 +152,12 @@ class SampledMasksSettings(_Section):
 
 
 class BackendSettings(_Section):
-    """What computes the backward passes."""
+    """What computes the LSTM's passes."""
 
     kind: BackendName = "float"
+    """What computes the backward passes."""
+    forward: Literal["float", "backend"] = "float"
+    """What computes the forward passes, also in evaluation: floats, or the backend's integers (`golden` only)."""
     lanes: int = Field(default=4, ge=0)
     """Lanes of a batch tile, C; 0: the whole batch (float backend only)."""
     columns: int = Field(default=16, ge=1)
@@ -176,6 +179,11 @@ class BackendSettings(_Section):
             raise ValueError(f"{' and '.join(given)} are both given: give one of them")
         if given and self.kind == "float":
             raise ValueError(f"backend.kind must be golden or simulated with {given[0]}, got 'float'")
+        if self.forward == "backend" and self.kind == "simulated":
+            raise ValueError(
+                "backend.forward must be 'float' with backend.kind 'simulated' (engines compute backward passes only), "
+                "got 'backend'"
+            )
         if self.lanes == 0 and self.kind != "float":
             raise ValueError(f"backend.lanes must be at least 1 with backend.kind {self.kind!r}, got 0")
         if self.dense_where_faster and (self.kind != "float" or self.lanes != 0):

@@ -10,10 +10,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from gradsieve.golden.types import Saturations
+from gradsieve.golden.types import ForwardSaturations, Saturations
 from gradsieve.golden.work import index_counts, tile_lanes, tile_widths, useful_macs
 from gradsieve.hw.config import EngineConfig
 from gradsieve.training.cycles import run_cycles
+
+
+@dataclass(frozen=True)
+class ForwardStatistics:
+    """What an integer forward pass of a layer did: values that left their format's range.
+
+    `saturations` of sums, cell states and outputs; `quantized` of what was made integers, by field.
+    """
+
+    saturations: ForwardSaturations
+    quantized: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,8 @@ class PassStatistics:
     cycles: int | None = None
     gemm_seconds: float | None = None
     """What the compiled float pass spent in GEMMs; None elsewhere."""
+    forward: ForwardStatistics | None = None
+    """Of the forward pass before it, where integers computed that; None elsewhere."""
 
     @property
     def nbytes(self) -> int:

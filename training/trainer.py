@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradsieve.hw.config import EngineConfig
 from gradsieve.rtl_gen.files import claimed
 from gradsieve.training.accounting import Account
 from gradsieve.training.backends import Backend
@@ -55,6 +56,8 @@ class Trainer:
         if settings.backend.kind != "float":
             for s in sizes:
                 self.config.check_run(H=s.H, I=s.I, B=s.B, T=s.T)
+        if settings.backend.forward == "backend":
+            _check_forward(self.config)
         self.corpus = corpus or Corpus.load(text.file, text.valid, text.level, text.vocabulary, text.valid_share)
         self.streams = Streams(self.corpus.train, loop.batch, loop.window, self.corpus.train_source)
         self.valid = self.corpus.valid[: text.valid_tokens]
@@ -260,6 +263,13 @@ class Trainer:
         self.records = [Record.model_validate(r) for r in saved["records"]]
         self.account.load_state_dict(saved["account"])
         self._seconds, self._backward_seconds = saved["seconds"]
+
+
+def _check_forward(config: EngineConfig) -> None:
+    try:
+        config.formats.check_forward()
+    except ValueError as error:
+        raise SettingsError(f"backend.forward must be 'float' with engine {config.name!r}: {error}") from None
 
 
 @contextmanager

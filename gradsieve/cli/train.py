@@ -25,6 +25,7 @@ _OPTIONS = {
     "sieve.method": "--method",
     "sieve.target": "--target",
     "backend.kind": "--backend",
+    "backend.forward": "--forward",
     "training.steps": "--steps",
     "training.seed": "--seed",
 }
@@ -50,6 +51,9 @@ def command(
     ] = None,
     backend: Annotated[
         str | None, typer.Option(metavar="BACKEND", help="float, golden (integers) or simulated (the RTL).")
+    ] = None,
+    forward: Annotated[
+        str | None, typer.Option(metavar="PLACE", help="Forward passes by float (the default) or the backend (golden).")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Training steps.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything that is drawn.")] = None,
@@ -77,7 +81,7 @@ def command(
         {
             "text": {"file": text, "valid": valid, "level": level},
             "sieve": {"method": method, "target": target},
-            "backend": {"kind": backend},
+            "backend": {"kind": backend, "forward": forward},
             "training": {"steps": steps, "seed": seed},
         },
     )

@@ -32,6 +32,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "element": {"sieve": {"method": "element", "target": 0.2}},
     "row": {"sieve": {"method": "row", "target": 0.3, "warm_up": 2, "dense_every": 4}},
     "row, golden": {"sieve": {"method": "row", "target": 0.3}, "backend": {"kind": "golden"}},
+    "row, golden, forward too": {
+        "sieve": {"method": "row", "target": 0.3},
+        "backend": {"kind": "golden", "forward": "backend"},
+        "dropout": {"kind": "structured", "input": 0.5, "hidden": 0.3},
+    },
     "stochastic": {"sieve": {"method": "stochastic", "targets": [[0, 0.5], [1, 0.2]]}, "model": {"layers": 2}},
     "stochastic, golden": {"sieve": {"method": "stochastic", "target": 0.3}, "backend": {"kind": "golden"}},
     "standard dropout": {"dropout": {"kind": "standard", "input": 0.5, "output": 0.5}, "model": {"layers": 2}},
@@ -277,6 +282,10 @@ def test_what_cannot_be_trained_is_refused_before_any_work(tmp_path: Path) -> No
         (
             {"backend": {"kind": "golden", "lanes": 0}},
             "backend.lanes must be at least 1 with backend.kind 'golden', got 0",
+        ),
+        (
+            {"backend": {"kind": "simulated", "forward": "backend"}},
+            "backend.forward must be 'float' with backend.kind 'simulated' .*, got 'backend'",
         ),
         ({"backend": {"preset": "huge"}}, "backend.preset must be one of tiny, edge, default, ptb; got 'huge'"),
         (

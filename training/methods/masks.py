@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,3 +53,19 @@ class WeightMasks:
             mask = self.masks.get(f"weight_{kind}_{layer}")
             parts.append(torch.ones(rows, -(-width // self.columns), dtype=torch.bool) if mask is None else mask.cpu())
         return torch.cat(parts, dim=1)
+
+
+def kept_units(masks: Sequence[Tensor], n: int, layers: Sequence[str], hidden_size: int) -> Tensor:
+    """The hidden units of layer n that a mask of each layer, (H,) bool, keeps, as indices.
+
+    Raises ValueError unless there is a mask of each layer, and the n-th is one that keeps a unit.
+    """
+    if len(masks) != len(layers):
+        raise ValueError(f"unit_masks must hold a mask for each of {layers}, got {len(masks)}")
+    mask = masks[n]
+    if mask.dtype != torch.bool or tuple(mask.shape) != (hidden_size,) or not bool(mask.any()):
+        raise ValueError(
+            f"unit_masks[{n}] must be torch.bool of shape ({hidden_size},) with at least one unit, "
+            f"got {mask.dtype} of shape {tuple(mask.shape)} with {int(mask.sum())} units"
+        )
+    return mask.nonzero()[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import torch
 from torch import Tensor
@@ -12,23 +12,6 @@ from gradsieve.golden.float_lstm import FloatGradients, FloatTape
 from gradsieve.golden.types import Gradients, Inputs, Outputs, Tape, Weights
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint, Formats
-
-
-@dataclass(frozen=True)
-class FloatOutputs:
-    """`x` and the fields of `Outputs` that are tensors, in real numbers."""
-
-    x: Tensor
-    y: Tensor
-    h_prev: Tensor
-    i: Tensor
-    f: Tensor
-    g: Tensor
-    o: Tensor
-    tanh_c: Tensor
-    c_prev: Tensor
-    c_n: Tensor
-
 
 GRADIENTS = ("dy", "dh", "dc")
 """The fields of a tape that the loss scale multiplies."""
@@ -120,12 +103,17 @@ def dequantize(config: EngineConfig, gradients: Gradients, scale: float = 1.0) -
     return FloatGradients(**{name: _real(getattr(gradients, name), form) / scale for name, form in formats.items()})
 
 
-def dequantize_outputs(config: EngineConfig, x: Tensor, outputs: Outputs) -> FloatOutputs:
-    """The real numbers that the results of a forward run of `x` stand for, float64."""
+def dequantize_outputs(config: EngineConfig, outputs: Outputs) -> dict[str, Tensor]:
+    """The real numbers that the tensors of a forward run stand for, float64, by field."""
     f = config.formats
     formats = _tape_formats(f) | {"y": f.input, "c_n": f.cell}
     names = ("y", "h_prev", "i", "f", "g", "o", "tanh_c", "c_prev", "c_n")
-    return FloatOutputs(x=_real(x, f.input), **{name: _real(getattr(outputs, name), formats[name]) for name in names})
+    return {name: _real(getattr(outputs, name), formats[name]) for name in names}
+
+
+def dequantize_inputs(config: EngineConfig, inputs: Inputs) -> Tensor:
+    """The real numbers that the x of a forward run stands for, float64."""
+    return _real(inputs.x, config.formats.input)
 
 
 def dequantize_tape(config: EngineConfig, tape: Tape, scale: float = 1.0) -> FloatTape:

@@ -16,27 +16,27 @@ from gradsieve.hw.formats import FixedPoint
 WORD = 2**32
 
 
-class Contract:
-    """One backward run; `run` gives its result."""
+def half_even(value: int, divisor: int) -> int:
+    """The integer next to value / divisor, and of two the even one."""
+    quotient, rest = divmod(value, divisor)
+    return quotient + (2 * rest > divisor or (2 * rest == divisor and quotient % 2 == 1))
 
-    def __init__(self, config: EngineConfig, weights: Weights, tape: Tape, sieve: Sieve, masks: Masks) -> None:
+
+class ScalarRun:
+    """What both directions share: sizes, weights, masks, and the rounding that counts."""
+
+    def __init__(self, config: EngineConfig, weights: Weights, masks: Masks, sizes: tuple[int, int, int, int]) -> None:
         self.formats = config.formats
         self.r, self.c = config.R, config.C
-        self.H, self.I, self.B, self.T = tape.sizes
-        self.tape = {name: getattr(tape, name).tolist() for name in tape.__dataclass_fields__}
+        self.H, self.I, self.B, self.T = sizes
         self.w = [ih + hh for ih, hh in zip(weights.w_ih.tolist(), weights.w_hh.tolist(), strict=True)]
-        self.sieve = sieve
         self.block = None if masks.block is None else masks.block.tolist()
         self.column = None if masks.column is None else masks.column.tolist()
-        self.random = sieve.random
         self.saturations: Counter[str] = Counter()
 
     def put(self, value: int, fraction: int, form: FixedPoint, where: str) -> int:
         """Round half to even to the format's fraction, then saturate and count it."""
-        divisor = 2 ** (fraction - form.fraction)
-        quotient, rest = divmod(value, divisor)
-        if 2 * rest > divisor or (2 * rest == divisor and quotient % 2 == 1):
-            quotient += 1
+        quotient = half_even(value, 2 ** (fraction - form.fraction))
         top = 2 ** (form.width - 1)
         if -top <= quotient < top:
             return quotient
@@ -53,6 +53,16 @@ class Contract:
         """Whether the host's masks let the array meet gate row k and column j at step t."""
         tile = self.column_tile(j)
         return (self.block is None or self.block[k][tile]) and (self.column is None or self.column[t][tile])
+
+
+class Contract(ScalarRun):
+    """One backward run; `run` gives its result."""
+
+    def __init__(self, config: EngineConfig, weights: Weights, tape: Tape, sieve: Sieve, masks: Masks) -> None:
+        super().__init__(config, weights, masks, tape.sizes)
+        self.tape = {name: getattr(tape, name).tolist() for name in tape.__dataclass_fields__}
+        self.sieve = sieve
+        self.random = sieve.random
 
     def gate_gradient(self, t: int, b: int, u: int, dh_rec: int, dc: int) -> tuple[list[int], int]:
         """dz of gates i, f, g, o of one unit and lane, and dc of the step before."""

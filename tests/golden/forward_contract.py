@@ -5,7 +5,6 @@ Slow and plain on purpose: every line can be held against the page.  The tables 
 
 from __future__ import annotations
 
-from collections import Counter
 from decimal import Decimal, getcontext
 from functools import cache
 
@@ -14,14 +13,9 @@ import torch
 from gradsieve.golden.types import ForwardSaturations, Inputs, Masks, Outputs, Weights
 from gradsieve.hw.config import EngineConfig
 from gradsieve.hw.formats import FixedPoint
+from tests.golden.contract import ScalarRun, half_even
 
 getcontext().prec = 50
-
-
-def half_even(value: int, divisor: int) -> int:
-    """The integer next to value / divisor, and of two the even one."""
-    quotient, rest = divmod(value, divisor)
-    return quotient + (2 * rest > divisor or (2 * rest == divisor and quotient % 2 == 1))
 
 
 def exact(name: str, argument: Decimal) -> Decimal:
@@ -54,42 +48,18 @@ def function(name: str, value: int, argument: FixedPoint, form: FixedPoint) -> i
     return min(half_even(first * 2**argument.fraction + (second - first) * rest, 2**argument.fraction), top)
 
 
-class ForwardContract:
+class ForwardContract(ScalarRun):
     """One forward run; `run` gives its result."""
 
     def __init__(self, config: EngineConfig, weights: Weights, inputs: Inputs, masks: Masks) -> None:
-        self.formats, self.r, self.c = config.formats, config.R, config.C
-        self.T, self.B, self.I = inputs.x.shape
-        self.H = weights.w_hh.shape[1]
+        steps, batch, columns = inputs.x.shape
+        super().__init__(config, weights, masks, (weights.w_hh.shape[1], columns, batch, steps))
         assert weights.bias is not None
         self.bias = weights.bias.tolist()
-        self.w = [ih + hh for ih, hh in zip(weights.w_ih.tolist(), weights.w_hh.tolist(), strict=True)]
         self.x = inputs.x.tolist()
         nothing = [[0] * self.H for _ in range(self.B)]
         self.h0 = nothing if inputs.h0 is None else inputs.h0.tolist()
         self.c0 = nothing if inputs.c0 is None else inputs.c0.tolist()
-        self.block = None if masks.block is None else masks.block.tolist()
-        self.column = None if masks.column is None else masks.column.tolist()
-        self.saturations: Counter[str] = Counter()
-
-    def put(self, value: int, fraction: int, form: FixedPoint, where: str) -> int:
-        """Round half to even to the format's fraction, then saturate and count it."""
-        quotient, top = half_even(value, 2 ** (fraction - form.fraction)), 2 ** (form.width - 1)
-        if -top <= quotient < top:
-            return quotient
-        self.saturations[where] += 1
-        return top - 1 if quotient > 0 else -top
-
-    def column_tile(self, j: int) -> int:
-        """The tile of column j of [x ; h]; x and h are tiled apart."""
-        if j < self.I:
-            return j // self.r
-        return (self.I + self.r - 1) // self.r + (j - self.I) // self.r
-
-    def streams(self, t: int, k: int, j: int) -> bool:
-        """Whether the host's masks let the array meet gate row k and column j at step t."""
-        tile = self.column_tile(j)
-        return (self.block is None or self.block[k][tile]) and (self.column is None or self.column[t][tile])
 
     def run(self) -> Outputs:
         """The whole page, t from first to last."""

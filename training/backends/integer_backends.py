@@ -11,13 +11,14 @@ from gradsieve.golden.backward import backward as golden_backward
 from gradsieve.golden.forward import forward as golden_forward
 from gradsieve.golden.quantize import (
     dequantize,
+    dequantize_inputs,
     dequantize_outputs,
     quantize_inputs,
     quantize_tape,
     quantize_weights,
 )
 from gradsieve.golden.types import Gradients, Masks, Sieve, Tape, Weights
-from gradsieve.hw.config import ConfigError, EngineConfig
+from gradsieve.hw.config import GATES, ConfigError, EngineConfig
 from gradsieve.training.backends.backend import (
     BackwardPass,
     ForwardPass,
@@ -89,14 +90,14 @@ class GoldenBackend:
         bias = run.w_ih.new_zeros(4 * H) if run.bias is None else run.bias
         weights, more = quantize_weights(config, run.w_ih, run.w_hh * h_scale, bias)
         outputs = golden_forward(config, weights, inputs, Masks(block=run.block, column=column_tiles(run, config.R)))
-        real = dequantize_outputs(config, inputs.x, outputs)
+        x, real = dequantize_inputs(config, inputs), dequantize_outputs(config, outputs)
         x_mask = None if run.columns is None else run.columns.by_column(torch.device("cpu"))[0]
         tape = LayerTape(
-            x=(real.x if x_mask is None else real.x * x_mask[:, None]).to(run.x),
-            hs=torch.cat([real.h_prev[:1], real.y]).to(run.x),
-            cs=torch.cat([real.c_prev, real.c_n[None]]).to(run.x),
-            gates=torch.cat([real.i, real.f, real.g, real.o], dim=2).to(run.x),
-            tanh_c=real.tanh_c.to(run.x),
+            x=(x if x_mask is None else x * x_mask[:, None]).to(run.x),
+            hs=torch.cat([real["h_prev"][:1], real["y"]]).to(run.x),
+            cs=torch.cat([real["c_prev"], real["c_n"][None]]).to(run.x),
+            gates=torch.cat([real[gate] for gate in GATES], dim=2).to(run.x),
+            tanh_c=real["tanh_c"].to(run.x),
         )
         return tape, ForwardStatistics(outputs.saturations, quantized | more)
 

@@ -23,6 +23,7 @@ LATENCIES: dict[str, Callable[[EngineConfig], int]] = {
     "drain: sums to dh_rec or dx": lambda c: Drain.latency,
     "readout: a decision to its group of elements": lambda c: WeightGradientReadout.latency,
     "last gate row of a batch tile to its first index": lambda c: Timing(c).rows_to_index,
+    "last dh_rec out of the drain to the first gate row of the step before": lambda c: Timing(c).hidden_row_to_gate_row,
     "last index of dh_rec to the first gate row of the step before": lambda c: Timing(c).hidden_to_gate_row,
     "last index of dh_rec to the first index of the step before, if H is 1": lambda c: Timing(c).recurrence,
     "first index of a dW tile to that of the next, at least": lambda c: Timing(c).inputs_reload,

@@ -66,9 +66,9 @@ class Timing:
         """From a batch tile's last index to the start of the one that waits for its slot."""
         self.inputs_to_start = GateSequencer.tile_gap
         """From a batch tile's last x to the start of the next one."""
-        self.hidden_to_gate_row = (
-            self.index_to_row + c.R - 1 + self.hidden_to_start + self.start_to_record + SLICE + schedule.latency
-        )
+        self.hidden_row_to_gate_row = self.hidden_to_start + self.start_to_record + SLICE + schedule.latency
+        """From dh_rec's last row to the first gate row of the step before, out of the gate gradient unit."""
+        self.hidden_to_gate_row = self.index_to_row + c.R - 1 + self.hidden_row_to_gate_row
         """From the last index of dh_rec to the first gate row of the step before, out of the gate gradient unit."""
         self.recurrence = self.hidden_to_gate_row + schedule.period - 1 + sieve_latency(c) + self.rows_to_index
         """From the last index of dh_rec to the first index of the step before, for one hidden unit."""

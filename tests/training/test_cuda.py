@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from gradsieve.training import backends
+from gradsieve.training.backends import float_backend
 from gradsieve.training.lstm import SievedLSTM
 from gradsieve.training.methods.sieves import ElementSieve, GradientSieve, RowSieve, StochasticSieve
 from gradsieve.training.methods.structured_dropout import StructuredDropout
@@ -17,14 +17,14 @@ needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA d
 
 
 def test_one_warning_for_each_device_that_was_not_measured() -> None:
-    backends._warn_of_speed.cache_clear()
+    float_backend._warn_of_speed.cache_clear()
     with pytest.warns(UserWarning, match=r"on cuda:1 run in PyTorch's operations .* for study, not for speed"):
-        backends._warn_of_speed(torch.device("cuda:1"))
+        float_backend._warn_of_speed(torch.device("cuda:1"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for device in ("cuda:1", "cpu", "meta"):
-            backends._warn_of_speed(torch.device(device))
-    backends._warn_of_speed.cache_clear()
+            float_backend._warn_of_speed(torch.device(device))
+    float_backend._warn_of_speed.cache_clear()
 
 
 @needs_cuda

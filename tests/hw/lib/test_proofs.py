@@ -179,7 +179,7 @@ SUBJECTS = {
             ("(source.valid | spare_valid) & stalled", "source.valid & stalled", "loses nothing"),
             ("source.valid | spare_valid | stalled", "source.valid | spare_valid | sink.valid", "invents nothing"),
             ("m.d.comb += source.ready.eq(~spare_valid)", "m.d.comb += source.ready.eq(1)", "keeps the order"),
-            ("reset_less=True), Signal()", "reset_less=True), Signal(reset_less=True)", "loses nothing"),
+            ("spare_valid = Signal()", "spare_valid = Signal(reset_less=True)", "loses nothing"),
             ("[sink.valid.eq(0), spare_valid.eq(0)]", "sink.valid.eq(0)", "loses nothing"),
         ],
     ),

@@ -16,15 +16,17 @@ from gradsieve.hw.timing import Timing
 
 LATENCIES: dict[str, Callable[[EngineConfig], int]] = {
     "gate gradient unit: a hidden unit to its first gate row": lambda c: GateSchedule(c).latency,
-    "sieve: a gate row to what is left of it": sieve_latency,
+    "sieve: a gate row to the same row out": sieve_latency,
     "compactor: a job to its first index": lambda c: Compactor.latency,
     "operand fetch: an index to its operand": lambda c: OperandFetch.latency,
     "systolic array: the last operand of an error tile to its first sums": drain_latency,
     "drain: sums to dh_rec or dx": lambda c: Drain.latency,
     "readout: a decision to its group of elements": lambda c: WeightGradientReadout.latency,
     "last gate row of a batch tile to its first index": lambda c: Timing(c).rows_to_index,
-    "last dh_rec out of the drain to the first gate row of the step before": lambda c: Timing(c).hidden_row_to_gate_row,
-    "last index of dh_rec to the first gate row of the step before": lambda c: Timing(c).hidden_to_gate_row,
+    "last dh_rec out of the drain to the next gate row out of the gate gradient unit": lambda c: (
+        Timing(c).hidden_row_to_gate_row
+    ),
+    "last index of dh_rec to that gate row, with one batch tile": lambda c: Timing(c).hidden_to_gate_row,
     "last index of dh_rec to the first index of the step before, if H is 1": lambda c: Timing(c).recurrence,
     "first index of a dW tile to that of the next, at least": lambda c: Timing(c).inputs_reload,
     "last index of a run to its end": lambda c: Timing(c).index_to_end,

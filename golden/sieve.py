@@ -50,6 +50,7 @@ def sift(dz: Tensor, sieve: Sieve, lanes: int, gradient: FixedPoint, words: Tens
     elif sieve.mode == SieveMode.ROW:
         rows = (score >= sieve.tau) & (score > 0)
     else:
+        assert sieve.mode == SieveMode.STOCHASTIC
         if words is None:
             raise ValueError("words must be given in stochastic mode (a random word for each row), got None")
         shift = sum((score << n < sieve.tau).long() for n in range(MAX_SHIFT + 1))

@@ -20,7 +20,7 @@ def ceil_div(a: int, b: int) -> int:
 
 
 def run_values(c: EngineConfig, H: int, I: int, B: int, T: int, **modes: int) -> dict[str, Any]:
-    """The fields of `gradsieve.hw.run.run_layout` for a run of these sizes; modes that are not named are zero."""
+    """The fields of `gradsieve.hw.layouts.run_layout` for a run of these sizes; modes that are not named are zero."""
     x_tiles, h_tiles, batch_tiles = ceil_div(I, c.R), ceil_div(H, c.R), ceil_div(B, c.C)
     return {
         "H": H,

@@ -1,4 +1,4 @@
-"""The sieve: decides row by row which gate gradients survive, in all four modes (docs/arithmetic.md)."""
+"""The sieve: decides row by row which gate gradients survive, in every mode (docs/arithmetic.md)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Sieve(wiring.Component):
         self.stages, self.latency = sieve_stages(config), sieve_latency(config)
         super().__init__(
             {
-                "mode": In(2),
+                "mode": In(bits_for(max(SieveMode))),
                 "tau": In(config.formats.gradient.width),
                 "random_load": In(Flow(unsigned(RANDOM_WIDTH))),
                 "random": Out(RANDOM_WIDTH, init=RANDOM_SEED),

@@ -148,7 +148,10 @@ class Controller(wiring.Component):
         terms_after = Signal(bits_for(c.max_terms + c.max_B * c.max_T))
         too_many_terms = Signal()
         m.d.sync += [terms_after.eq(self.terms + division.terms), too_many_terms.eq(terms_after > c.max_terms)]
-        bad_mode = (self._field("MODE", "sieve") == SieveMode.STOCHASTIC) & (self.random == 0)
+        sieve = self._field("MODE", "sieve")
+        bad_mode = (sieve == SieveMode.STOCHASTIC) & (self.random == 0)
+        if len(SieveMode) < 1 << len(sieve):
+            bad_mode |= sieve > max(SieveMode)
         largest_fraction = min(f.weight_grad.fraction, f.bias_grad.fraction)
         bad_read = ~self._field("READ_MODE", "exact") & (self._field("READ_MODE", "fraction") > largest_fraction)
         no_start = Signal(Shape.cast(ErrorCode))

@@ -106,7 +106,7 @@ async def sizes(bench: Bench) -> None:
     c, rng, driver = bench.config, bench.rng, Driver(bench)
     await driver.begin()
     layout = Format(run_layout(c))
-    names = ("H", "I", "B", "T", "batch_tiles", "x_tiles", "h_tiles", "last_lanes", "last_x_columns", "last_h_columns", "bitmap_words")  # fmt: skip  # noqa: E501
+    names = ("H", "I", "B", "T", "batch_tiles", "x_tiles", "h_tiles", "last_lanes", "last_x_columns", "last_h_columns", "bitmap_words", "end")  # fmt: skip  # noqa: E501
     for _ in range(40 * bench.rounds):
         run = draw_run(c, rng)
         cycles = await driver.sizes(run)
@@ -139,7 +139,7 @@ async def commands(bench: Bench) -> None:
         run = draw_run(c, rng)
         await driver.sizes(run)
         modes = {n: rng.randrange(2) for n in ("seed", "block_mask", "column_mask", "state_out")}
-        modes["sieve"] = rng.randrange(4)
+        modes["sieve"] = rng.choice(list(SieveMode))
         tau = rng.getrandbits(c.formats.gradient.width)
         bench.set(mode=word("MODE", **modes), tau=tau)
         if terms + run["B"] * run["T"] > c.max_terms:

@@ -177,6 +177,13 @@ async def reads(bench: Bench) -> None:
 
 
 @test
+async def every_fraction(bench: Bench) -> None:
+    """Requantized reads at every fraction: each is a shift of its own."""
+    for fraction in range(_TOP + 1):
+        await read(bench, False, True, fraction, "none")
+
+
+@test
 async def clear(bench: Bench) -> None:
     """`clear` zeroes every address of both stores, a cycle each; it ends when the last row has done so."""
     c = bench.config

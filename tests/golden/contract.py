@@ -107,6 +107,7 @@ class Contract(ScalarRun):
             return any(v != 0 for v in row), row
         if mode == "row":
             return (True, row) if score >= tau and score != 0 else (False, [0] * len(row))
+        assert mode == "stochastic"
         word = self.next_random()
         if score == 0:
             return False, [0] * len(row)

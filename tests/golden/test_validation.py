@@ -103,7 +103,7 @@ def test_dtypes() -> None:
         ("tau", True, "gradient format 16.12), got True"),
         ("random", 0, "sieve.random must be an integer from 1 to 4294967295, got 0"),
         ("random", 2**32, "sieve.random must be an integer from 1 to 4294967295, got 4294967296"),
-        ("mode", 4, "sieve.mode must be one of 0 (dense), 1 (element), 2 (row), 3 (stochastic); got 4"),
+        ("mode", 9, "sieve.mode must be one of 0 (dense), 1 (element), 2 (row), 3 (stochastic); got 9"),
         ("mode", "row", "3 (stochastic); got 'row'"),
     ],
 )
